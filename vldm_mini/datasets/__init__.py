@@ -1,0 +1,1 @@
+"""What the models learn from: `toy` (worlds known in closed form) and `video` (real clips)."""
