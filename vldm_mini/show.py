@@ -1,0 +1,513 @@
+"""Pictures of video: film strips, movies, x-t slices, sliders that need no kernel, and two plots.
+
+Every function is pure: frames in, a small object out. The object knows how to draw itself in a notebook (HTML with
+an alt text), has a PNG fall-back where HTML is dropped and a text form that never changes from run to run.
+Frames are `t c h w` (one film) or `b t c h w` (several, side by side): float in [-1, 1] (clamped) or uint8; uint8
+frames may be `t h w 3` as well, the way that video files are read.
+
+One picture runs through all chapters, the *x-t slice*: one row of pixels, followed over time (time runs downwards).
+Independent frames are static, motion is slanted lines, flicker is stripes, drift is a gradient. Chapter 00 walks it.
+
+    show.movie(frames)                     # plays three times and stops; .save("film.mp4")
+    show.strip(frames)                     # frames from left to right, one row a clip
+    show.slice(frames, row=20)             # the x-t slice of pixel row 20
+    show.beside(show.movie(frames), show.slice(frames), labels=["film", "x-t"])
+    show.scrubber([film_a, film_b], ["alpha = 0", "alpha = 1"])
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+# Okabe and Ito: safe for colour-blind eyes
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GAP = 2  # pixels between two frames or two films
+GREY = 128  # colour of the gap: visible on a light and on a dark page
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames in
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """Any accepted layout -> `... h w c` with c = 1 or 3. Only uint8 may come with its channels last already."""
+    first, last = x.shape[-3] in (1, 3), x.shape[-1] in (1, 3)
+    if first and not (last and x.dtype == np.uint8 and x.shape[-3] != 3):
+        return np.moveaxis(x, -3, -1)  # ... c h w -> ... h w c
+    if last and x.dtype == np.uint8:
+        return x
+    raise ValueError(f"frames need 1 or 3 channels, as `t c h w` or `b t c h w`; got shape {tuple(x.shape)}")
+
+
+def _to_uint8(x: np.ndarray) -> np.ndarray:
+    """Float in [-1, 1] (clamped) -> uint8 0..255; uint8 stays. ValueError for NaN and for floats that run to 255."""
+    if x.dtype == np.uint8:
+        return x
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"frames are {x.dtype}; give floats in [-1, 1] or uint8 in 0..255")
+    if not np.isfinite(x).all():
+        raise ValueError("frames hold NaN or infinity: the model or the sampler that made them broke down")
+    if x.size and x.min() >= 0 and x.max() > 32:  # MINI: far out of range and never negative means 0..255
+        raise ValueError(f"float frames run from {x.min():.3g} to {x.max():.3g}; use [-1, 1], or uint8 for 0..255")
+    return np.round((x.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def pixels(frames, ndim: tuple = (4, 5)) -> np.ndarray:
+    """Frames in any accepted form (a list of equal films too) -> uint8 `b t h w 3`. ValueError says what is wrong."""
+    if isinstance(frames, (list, tuple)):
+        frames = [torch.as_tensor(f) for f in frames]
+        if len({tuple(f.shape) for f in frames}) != 1:
+            raise ValueError(f"films of one picture need one shape; got {[tuple(f.shape) for f in frames]}")
+        frames = torch.stack(frames)
+    if isinstance(frames, torch.Tensor):
+        frames = frames.detach().cpu()
+        frames = (frames.float() if frames.is_floating_point() else frames).numpy()
+    frames = np.asarray(frames)
+    if frames.ndim not in ndim or 0 in frames.shape:
+        raise ValueError(f"expected frames as `t c h w` or `b t c h w`, none of them empty; got shape {frames.shape}")
+    x = _to_uint8(_channels_last(frames))
+    x = np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+    return x.reshape(-1, *x.shape[-4:]) if x.ndim > 4 else x[None]  # b t h w 3
+
+
+def _join(images, axis: int) -> np.ndarray:
+    """Pictures `h w 3` put next to one another (axis 1) or below one another (axis 0) with a grey gap between."""
+    out = [images[0]]
+    for image in images[1:]:
+        shape = list(image.shape)
+        shape[axis] = GAP
+        out += [np.full(shape, GREY, np.uint8), image]
+    return np.concatenate(out, axis=axis)
+
+
+def _strip_pixels(x: np.ndarray) -> np.ndarray:
+    """`b t h w 3` -> one picture: frames to the right, clips downwards."""
+    return _join([_join(list(clip), axis=1) for clip in x], axis=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bytes out
+
+
+def _encode(image: np.ndarray, form: str = "png", colours: int | None = None, **options) -> bytes:
+    """uint8 `h w 3` -> the bytes of a PNG or WebP file; `colours` (a palette) makes a fall-back small."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    if colours and form == "png":
+        picture = picture.quantize(colours, method=Image.Quantize.MEDIANCUT)
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **({"optimize": True} if form == "png" else options))
+    return buffer.getvalue()
+
+
+def _uri(data: bytes, form: str) -> str:
+    return f"data:image/{form};base64,{base64.b64encode(data).decode()}"
+
+
+def _img(data: bytes, form: str, width: int, height: int, alt: str, pixelated: bool = True) -> str:
+    style = "max-width:100%;" + ("image-rendering:pixelated" if pixelated else "height:auto")
+    return (
+        f'<img src="{_uri(data, form)}" width="{width}" height="{height}" alt="{html.escape(alt, quote=True)}" '
+        f'style="{style}">'
+    )
+
+
+def write_beside(path, data: bytes) -> Path:
+    """Write bytes into `path` by way of a file beside it, so that a full disk leaves no half-written file."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no folder {path.parent}; make it first") from None
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(f"could not write {path}: {error.strerror or error}") from error
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures and movies
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A still picture. `image` uint8 `h w 3`; drawn at `scale` times its size with hard pixel edges."""
+
+    image: np.ndarray = field(repr=False)
+    scale: int = 2
+    alt: str = ""
+    pixelated: bool = True
+
+    @property
+    def size(self) -> tuple:
+        """(width, height) on the page, in CSS pixels."""
+        return self.image.shape[1] * self.scale, self.image.shape[0] * self.scale
+
+    def html(self) -> str:
+        return _img(_encode(self.image), "png", *self.size, self.alt, self.pixelated)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def _repr_png_(self):
+        return _encode(self.image), {"width": self.size[0], "height": self.size[1]}
+
+    def __repr__(self) -> str:
+        return f"Picture({self.image.shape[1]}x{self.image.shape[0]}: {self.alt})"
+
+    def save(self, path) -> Path:
+        """Write a .png or .webp at the page's size; returns the path. ValueError for another suffix."""
+        form = Path(path).suffix[1:].lower()
+        if form not in ("png", "webp"):
+            raise ValueError(f"a picture is saved as .png or .webp, not {Path(path).name!r}")
+        big = self.image.repeat(self.scale, 0).repeat(self.scale, 1)
+        return write_beside(path, _encode(big, form, lossless=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Movie:
+    """A film that plays `loop` times and stops. `frames` uint8 `t h w 3`."""
+
+    frames: np.ndarray = field(repr=False)
+    fps: float = 8
+    scale: int = 4
+    loop: int = 3
+    alt: str = ""
+
+    @property
+    def size(self) -> tuple:
+        """(width, height) on the page, in CSS pixels."""
+        return self.frames.shape[2] * self.scale, self.frames.shape[1] * self.scale
+
+    def html(self) -> str:
+        return _img(self.encode("webp"), "webp", *self.size, self.alt)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def _repr_png_(self):
+        image = _strip_pixels(self.frames[None])
+        return _encode(image, colours=256), {"width": image.shape[1], "height": image.shape[0]}
+
+    def __repr__(self) -> str:
+        t, h, w = self.frames.shape[:3]
+        return f"Movie({t} frames of {w}x{h}, {self.fps:g} fps: {self.alt})"
+
+    def encode(self, form: str, scale: int = 1) -> bytes:
+        """The bytes of an animated "webp" or "gif", pixels enlarged `scale` times."""
+        from PIL import Image
+
+        pages = [Image.fromarray(f.repeat(scale, 0).repeat(scale, 1)) for f in self.frames]
+        # GIF counts the repeats after the first showing, WebP the showings
+        loop = {} if form == "gif" and self.loop == 1 else {"loop": max(0, self.loop - (form == "gif"))}
+        buffer = io.BytesIO()
+        options = {"quality": 90, "method": 4} if form == "webp" else {"optimize": True}
+        duration = round(1000 / self.fps)  # milliseconds
+        pages[0].save(buffer, form, save_all=True, append_images=pages[1:], duration=duration, **loop, **options)
+        return buffer.getvalue()
+
+    def save(self, path) -> Path:
+        """Write .webp, .gif, .mp4 (PyAV) or .png (the film strip), by suffix, enlarged; returns the path."""
+        form = Path(path).suffix[1:].lower()
+        if form in ("webp", "gif"):
+            return write_beside(path, self.encode(form, self.scale))
+        if form == "mp4":
+            return write_beside(path, _mp4(self.frames, self.fps, self.scale, max(1, self.loop)))
+        if form == "png":
+            return write_beside(path, _encode(_strip_pixels(self.frames[None])))
+        raise ValueError(f"a movie is saved as .webp, .gif, .mp4 or .png (a strip), not {Path(path).name!r}")
+
+
+def _mp4(frames: np.ndarray, fps: float, scale: int, times: int) -> bytes:
+    """uint8 `t h w 3` -> the bytes of an H.264 file that shows the film `times` times over."""
+    from fractions import Fraction
+
+    import av
+
+    big = frames.repeat(scale, 1).repeat(scale, 2)
+    odd = ((0, 0), (0, big.shape[1] % 2), (0, big.shape[2] % 2), (0, 0))
+    big = np.pad(big, odd, mode="edge")  # H.264 wants even sizes
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "16"})
+        stream.height, stream.width, stream.pix_fmt = big.shape[1], big.shape[2], "yuv420p"
+        for frame in list(big) * times:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def movie(frames, fps: float = 8, scale: int = 4, loop: int = 3, alt: str = "") -> Movie:
+    """A film (`t c h w`), or several side by side (`b t c h w`), that plays `loop` times (0: for ever) and stops."""
+    if fps <= 0 or scale < 1 or loop < 0:
+        raise ValueError(f"a movie needs fps > 0, scale >= 1 and loop >= 0; got fps={fps}, scale={scale}, loop={loop}")
+    x = pixels(frames)
+    joined = np.stack([_join(list(x[:, t]), axis=1) for t in range(x.shape[1])])  # t h (b w) 3
+    return Movie(joined, fps, int(scale), int(loop), alt or f"a film of {x.shape[1]} frames")
+
+
+def strip(frames, scale: int = 2, alt: str = "") -> Picture:
+    """A film strip: frames from left to right, one row a clip."""
+    x = pixels(frames)
+    return Picture(_strip_pixels(x), int(scale), alt or f"film strip, {x.shape[0]} by {x.shape[1]} frames")
+
+
+def moving_row(frames) -> int:
+    """The row of pixels that changes most from frame to frame, over all clips given: the telling one for `slice`."""
+    x = pixels(frames).astype(np.float32)
+    change = np.abs(np.diff(x, axis=1)).mean(axis=(0, 1, 3, 4))  # h
+    return int(change.argmax()) if x.shape[1] > 1 else x.shape[2] // 2
+
+
+def slice(frames, row: int | None = None, scale: int = 4, alt: str = "") -> Picture:  # noqa: A001 (its name in the field)
+    """The x-t slice: pixel row `row` of every frame, time downwards; several clips side by side.
+
+    `row=None` takes the row that changes most (`moving_row`); to compare two films give both the same row.
+    Each moment is drawn several pixels thick, so that a slice is about as tall as a frame.
+    """
+    x = pixels(frames)
+    b, t, h, w, _ = x.shape
+    row = moving_row(x) if row is None else row
+    if not -h <= row < h:
+        raise ValueError(f"row {row} is outside of frames that are {h} pixels high")
+    line = x[:, :, row].repeat(max(1, round(h / t)), axis=1)  # b t w 3 -> b (t thick) w 3
+    return Picture(_join(list(line), axis=1), int(scale), alt or f"x-t slice of row {row % h}, time downwards")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Pictures and movies next to one another, with a label over each."""
+
+    things: tuple = field(repr=False)
+    labels: tuple = ()
+
+    def _repr_html_(self) -> str:
+        cell = '<figure style="margin:0"><figcaption>{}</figcaption>{}</figure>'
+        cells = [cell.format(html.escape(label), thing.html()) for thing, label in zip(self.things, self.labels)]
+        return f'<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-end">{"".join(cells)}</div>'
+
+    def __repr__(self) -> str:
+        return "Beside(" + ", ".join(map(repr, self.things)) + ")"
+
+
+def beside(*things, labels=None) -> Beside:
+    """Put pictures and movies next to one another; `labels` one text each, or None."""
+    labels = [""] * len(things) if labels is None else [str(label) for label in labels]
+    if len(labels) != len(things):
+        raise ValueError(f"{len(things)} pictures need {len(things)} labels; got {len(labels)}")
+    return Beside(tuple(things), tuple(labels))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A slider that needs no kernel
+
+
+# The script builds the slider inside of its <div>; where scripts are stripped the fall-back picture stays.
+_SCRUBBER = """<div class="{key}" style="max-width:100%">{fallback}</div>
+<script>(function () {{
+  const d = {data}, roots = document.querySelectorAll(".{key}:not([data-done])");
+  roots.forEach(function (root) {{
+    root.dataset.done = 1; root.innerHTML = "";
+    const make = (tag, css, up) => {{
+      const e = document.createElement(tag); e.style.cssText = css; up.appendChild(e); return e; }};
+    const row = make("div", "display:flex;flex-wrap:wrap;gap:16px", root);
+    const film = make("div", `width:${{d.width}}px;height:${{d.height}}px;max-width:100%;background-repeat:no-repeat;`
+      + `image-rendering:${{d.pixelated ? "pixelated" : "auto"}};background-size:${{d.t * 100}}% 100%`, row);
+    film.setAttribute("role", "img");
+    const xt = d.slices.length ? make("img", `width:${{d.width}}px;height:${{d.height}}px;max-width:100%;`
+      + "image-rendering:pixelated", row) : null;
+    const bar = make("label", "display:flex;gap:12px;align-items:center;margin-top:8px;font:14px sans-serif", root);
+    const input = make("input", "width:256px", bar), text = make("output", "", bar);
+    input.type = "range"; input.min = 0; input.max = d.items.length - 1; input.value = d.start;
+    let timer = null, frame = 0, left = 0;
+    const draw = () => {{
+      film.style.backgroundPosition = `${{d.t > 1 ? 100 * (frame % d.t) / (d.t - 1) : 0}}% 0`; }};
+    const tick = () => {{
+      frame += 1; left -= 1; draw(); if (left <= 0) {{ clearInterval(timer); timer = null; }} }};
+    const still = window.matchMedia && matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const set = () => {{
+      const i = +input.value; film.style.backgroundImage = `url(${{d.items[i]}})`;
+      if (xt) {{ xt.src = d.slices[i]; xt.alt = "x-t slice, " + d.labels[i]; }}
+      text.textContent = d.labels[i]; input.setAttribute("aria-valuetext", d.labels[i]);
+      film.setAttribute("aria-label", d.alt + ", " + d.labels[i]); draw();
+      left = d.t * d.loop - frame % d.t - 1;
+      if (d.t > 1 && !timer && !still) timer = setInterval(tick, d.ms); }};
+    input.addEventListener("input", set); film.addEventListener("click", set); set();
+  }});
+}})();</script>"""
+
+
+@dataclass(frozen=True, eq=False)
+class Scrubber:
+    """A slider over precomputed films or pictures, all one size. `items`: each uint8 `t h w 3`."""
+
+    items: tuple = field(repr=False)
+    labels: tuple
+    fps: float = 8
+    scale: int = 4
+    loop: int = 3
+    alt: str = ""
+    slices: tuple = field(default=(), repr=False)
+    start: int = 0
+    pixelated: bool = True
+
+    def _fallback(self) -> np.ndarray:
+        """At most five of the items, as strips below one another."""
+        some = sorted({round(i) for i in np.linspace(0, len(self.items) - 1, min(5, len(self.items)))})
+        return _join([_strip_pixels(self.items[i][None]) for i in some], axis=0)
+
+    def _repr_html_(self) -> str:
+        t, h, w = self.items[0].shape[:3]
+        code = {"quality": 88, "method": 4} if self.pixelated else {"lossless": True}
+        data = {
+            "items": [_uri(_encode(np.concatenate(list(x), axis=1), "webp", **code), "webp") for x in self.items],
+            "slices": [_uri(_encode(x), "png") for x in self.slices],
+            "labels": list(self.labels), "t": t, "width": w * self.scale, "height": h * self.scale, "loop": self.loop,
+            "ms": round(1000 / self.fps), "start": self.start, "pixelated": self.pixelated, "alt": self.alt,
+        }  # fmt: skip
+        text = json.dumps(data).replace("</", "<\\/")
+        image = self._fallback()
+        alt = f"{self.alt}: {', '.join(self.labels)}"
+        fallback = _img(_encode(image, "webp", quality=70), "webp", image.shape[1], image.shape[0], alt, self.pixelated)
+        key = "vldm-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _SCRUBBER.format(key=key, fallback=fallback, data=text)
+
+    html = _repr_html_
+
+    def __repr__(self) -> str:
+        return f"Scrubber({len(self.items)} settings: {self.labels[0]} ... {self.labels[-1]})"
+
+
+def _item(thing) -> np.ndarray:
+    """A film, a picture (`c h w`, Picture) or a matplotlib figure -> uint8 `t h w 3`."""
+    if hasattr(thing, "savefig"):
+        return _figure_pixels(thing)[None]
+    if isinstance(thing, Picture):
+        return thing.image[None]
+    if isinstance(thing, Movie):
+        return thing.frames
+    x = pixels(torch.as_tensor(thing)[None] if np.ndim(thing) == 3 else thing)
+    return np.stack([_join(list(x[:, t]), axis=1) for t in range(x.shape[1])])
+
+
+def _figure_pixels(figure, dpi: int = 80) -> np.ndarray:
+    """A matplotlib figure -> uint8 `h w 3`; closes it, so that a notebook does not draw it once more."""
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    plt.close(figure)
+    return np.array(Image.open(buffer).convert("RGB"))
+
+
+def scrubber(
+    things, labels, fps: float = 8, scale: int | None = None, loop: int = 3, row: int | None = None,
+    slices: bool = False, start: int = 0, alt: str = "",
+) -> Scrubber:  # fmt: skip
+    """A slider over films (`t c h w`), pictures (`c h w`) or matplotlib figures, all of one size: one setting each.
+
+    Everything is computed beforehand and travels inside the page: no kernel needed. Where scripts are stripped the
+    films stand below one another as strips. `slices=True` draws the x-t slice (pixel row `row`, by default the row
+    that changes most over all films) beside the film. `start` is the setting shown first.
+    """
+    things, labels = list(things), [str(label) for label in labels]
+    if not things or len(things) != len(labels):
+        raise ValueError(f"a scrubber needs one label per setting; got {len(things)} settings, {len(labels)} labels")
+    drawn = hasattr(things[0], "savefig")
+    items = tuple(_item(thing) for thing in things)
+    if len({x.shape for x in items}) != 1:
+        raise ValueError(f"all settings of a scrubber need one shape; got {sorted({x.shape for x in items})}")
+    if not 0 <= start < len(items):
+        raise ValueError(f"start={start} is not one of the {len(items)} settings")
+    scale = scale or (1 if drawn else 4)
+    if slices:
+        row = moving_row(np.stack(items)) if row is None else row
+        slices = tuple(slice(x, row).image for x in items)
+    return Scrubber(items, tuple(labels), fps, scale, loop, alt or "a slider", slices or (), start, not drawn)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two plots
+
+
+def _values(alphas) -> dict:
+    """TemporalLayers, a dict, or a list of numbers or tensors -> {name: 1-D array}."""
+    alphas = alphas.alphas() if hasattr(alphas, "alphas") else alphas
+    named = alphas.items() if hasattr(alphas, "items") else enumerate(alphas)
+    return {str(name): np.atleast_1d(torch.as_tensor(a).detach().float().cpu().numpy()).ravel() for name, a in named}
+
+
+def alphas(layers, before=None, ax=None):
+    """Plot alpha per temporal layer, input end on top: 1 = the spatial layer alone, 0 = the temporal layer alone.
+
+    layers: what `temporal.insert` returned, or {name: alpha} (a number, or one per channel: mean and range).
+    before: the same at the start of training, drawn as open circles. Returns the matplotlib axes.
+    """
+    import matplotlib.pyplot as plt
+
+    now = _values(layers)
+    ax = ax or plt.subplots(figsize=(6, 0.6 + 0.22 * len(now)), layout="constrained")[1]
+    y = np.arange(len(now))
+    ax.hlines(y, [a.min() for a in now.values()], [a.max() for a in now.values()], color=COLOURS[0], lw=2)
+    ax.plot([a.mean() for a in now.values()], y, "o", color=COLOURS[0], label="now")
+    if before is not None:
+        ax.plot([a.mean() for a in _values(before).values()], y, "o", mfc="none", color=COLOURS[1], label="before")
+        ax.legend(loc="best")
+    ax.set(yticks=y, yticklabels=list(now), xlim=(-0.02, 1.02), xlabel="alpha")
+    ax.tick_params(axis="y", labelsize=7)
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.3)
+    return ax
+
+
+def losses(record, ax=None, smooth: int = 1, label: str = ""):
+    """Plot a run's loss over its steps, one line per noise level where the record has them.
+
+    record: {"step": [...], "loss": [...]} or a sequence of {"step": ..., "loss": ...}; a loss is a number, or a dict
+    or list with one number per noise level (low to high). smooth: window of the running mean. Returns the axes.
+    """
+    import matplotlib.pyplot as plt
+
+    step, lines = _curves(record)
+    ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
+    for i, (name, y) in enumerate(lines.items()):
+        k = min(max(1, smooth), len(y))
+        y = np.convolve(y, np.ones(k) / k, mode="valid")
+        text = " ".join(s for s in (label, name) if s)
+        ax.plot(step[k - 1 :], y, color=COLOURS[i % len(COLOURS)], label=text or None)
+    ax.set(xlabel="step", ylabel="loss", yscale="log")
+    ax.grid(alpha=0.3)
+    if any(lines) or label:
+        ax.legend(loc="best", fontsize=8)
+    return ax
+
+
+def _curves(record) -> tuple:
+    """A record in one of its two forms -> steps and {name: losses}."""
+    rows = getattr(record, "rows", record)
+    if hasattr(rows, "keys"):
+        if "loss" not in rows:
+            raise ValueError(f"the record has no 'loss'; it has {', '.join(map(str, rows))}")
+        loss = list(rows["loss"])
+        step = list(rows.get("step", range(len(loss))))
+    else:
+        rows = [r for r in rows if "loss" in r]
+        loss, step = [r["loss"] for r in rows], [r.get("step", i) for i, r in enumerate(rows)]
+    if not loss:
+        raise ValueError("the record holds no losses yet: train for a few steps first")
+    if hasattr(loss[0], "keys"):
+        return step, {str(name): np.array([float(x[name]) for x in loss]) for name in loss[0]}
+    table = np.array([np.atleast_1d(x) for x in loss], dtype=float)  # steps, noise levels
+    return step, {("" if table.shape[1] == 1 else f"noise level {i}"): table[:, i] for i in range(table.shape[1])}
