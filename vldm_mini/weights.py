@@ -1,0 +1,117 @@
+"""Weights on disk: safetensors, a JSON config and a model card, saved and loaded the Hugging Face way. No pickles.
+
+A file is written beside its place and then renamed, so that a full disk or a kill leaves the old file whole.
+"""
+import dataclasses
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+@contextmanager
+def replacing(path):
+    """Gives a path beside `path` to write to; renames it on success, removes it on failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror or error}); what stood there is untouched. "
+                      "Free some space or choose another folder.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write text whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def sha256(path):
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_tensors(path, tensors):
+    """Dictionary of tensors -> one safetensors file."""
+    from safetensors.torch import save
+    with replacing(path) as beside:
+        beside.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path):
+    """One safetensors file -> dictionary of tensors. Raises FileNotFoundError, ValueError (not such a file)."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; train them, or give the folder that holds them")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}); fetch or save it again") from error
+
+
+def load_into(module, tensors, source="the checkpoint"):
+    """Strict load with an error that names the first tensor that does not fit and what to do."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in own or name not in tensors:
+            where = "the model" if name not in own else source
+            raise ValueError(f"{source} is of another model: {name} is missing in {where}")
+        if own[name].shape != tensors[name].shape:
+            raise ValueError(f"{source} is of another size: {name} is {tuple(tensors[name].shape)} there and "
+                             f"{tuple(own[name].shape)} here; use the --size that it was trained with")
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+    return module
+
+
+class Pretrained:
+    """save_pretrained and from_pretrained for a module that has `config` (a dataclass) and `config_class`."""
+
+    def save_pretrained(self, folder, card="", dtype=torch.float16):
+        """Weights in half precision, config and model card into `folder`."""
+        half = lambda x: x.to(dtype) if x.is_floating_point() and x.ndim else x                         # noqa: E731
+        save_tensors(Path(folder) / WEIGHTS, {name: half(x) for name, x in self.state_dict().items()})
+        write_text(Path(folder) / CONFIG, json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
+        if card:
+            write_text(Path(folder) / CARD, card)
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        """The model in `folder`, in float32 and evaluation mode."""
+        config = load_config(cls.config_class, Path(folder) / CONFIG)
+        return load_into(cls(config), load_tensors(Path(folder) / WEIGHTS), str(folder)).eval()
+
+
+def load_config(config_class, path):
+    """JSON -> frozen dataclass. Raises FileNotFoundError, and ValueError for fields that the class does not have."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {CONFIG} at {path}; give the folder that save_pretrained wrote")
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    unknown = values.keys() - {field.name for field in dataclasses.fields(config_class)}
+    if unknown:
+        raise ValueError(f"{path} has settings that {config_class.__name__} does not know: {', '.join(sorted(unknown))}")
+    return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def parameter_table(module, depth=1):
+    """A table of parts and their numbers of parameters, as text."""
+    parts = {}
+    for name, p in module.named_parameters():
+        parts.setdefault(".".join(name.split(".")[:depth]), []).append(p.numel())
+    rows = [f"{name:<24}{len(sizes):>6} tensors{sum(sizes):>14,}" for name, sizes in parts.items()]
+    total = sum(map(sum, parts.values()))
+    return "\n".join(rows + [f"{'total':<38}{total:>14,}"])
