@@ -1,0 +1,221 @@
+"""The commands: python -m vldm_mini demo | test | lab | check | train | sample | data   (-h after each for more).
+
+They are the same on Linux, macOS and Windows; `make demo`, `make test` and `make lab` only install things first.
+What goes wrong at the door (a file, a name, a number) is one line on stderr and exit code 2, never a traceback.
+"""
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300")
+
+
+def main(argv=None):
+    """Run one command; returns the exit code (0 fine, 1 a check or test failed, 2 a mistake at the door)."""
+    args, extra = parser().parse_known_args(argv)
+    if extra and args.run is not test:
+        return _mistake(f"unknown option {extra[0]}; see python -m vldm_mini {args.command} -h")
+    args.extra = extra
+    try:
+        return args.run(args) or 0
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] == "vldm_mini":
+            raise                                                  # a fault of ours: show where
+        return _mistake(f'{error.name} is not installed: pip install -e ".[notebooks,test]" -c constraints.txt')
+    except (ValueError, OSError) as error:
+        return _mistake(error)
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        return _mistake("the device ran out of memory; choose a smaller --size, or fewer --frames")
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def _mistake(error):
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+def _threads():
+    """One thread pool, of the size that this container may use."""
+    import torch
+
+    from vldm_mini import machine
+    torch.set_num_threads(machine.threads())
+
+
+# ----------------------------------------------------------------------------------------------------- the commands
+
+def demo(args):
+    """Films from the shipped weights, on one HTML page. Needs no data and no network."""
+    _threads()
+    from vldm_mini import demo
+    demo.run(args.out)
+
+
+def test(args):
+    """Every test, and every notebook as a test, in one pytest process. Further words go to pytest: test -k temporal."""
+    if not (ROOT / "tests").is_dir():
+        raise FileNotFoundError("there is no tests folder beside the package; clone the repository and run it there")
+    import pytest
+    os.chdir(ROOT)
+    books = ["notebooks"] if any(Path("notebooks").glob("*.ipynb")) else []
+    nbval = [*NBVAL, "--nbval-sanitize-with=tests/nbval_sanitize.cfg"]
+    chosen = [word for word in args.extra if not word.startswith("-") and Path(word.partition("::")[0]).exists()]
+    return int(pytest.main([*nbval, *args.extra, *([] if chosen else ["tests", *books])]))
+
+
+def lab(args):
+    """JupyterLab in the folder of the chapters."""
+    import jupyterlab  # noqa: F401  a clear message when it is missing
+    folder = ROOT / "notebooks"
+    return subprocess.call([sys.executable, "-m", "jupyterlab", *args.extra], cwd=folder if folder.is_dir() else ROOT)
+
+
+def check(args):
+    """A report on this machine; exit code 1 when something must be mended. --mini lists our own choices instead."""
+    from vldm_mini import machine
+    if args.mini:
+        print("\n".join(f"{file}:{line}: {text}" for file, line, text in mini_marks()))
+        return 0
+    facts = machine.report()
+    if args.json:
+        import json
+        print(json.dumps(facts, indent=1))
+    else:
+        print(machine.describe(facts))
+    return 1 if facts["problems"] else 0
+
+
+def mini_marks():
+    """[(file, line, text)] of every `# MINI:` mark: where we differ from the paper or had to choose, and why."""
+    found = []
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            mark, hit, text = line.partition("# MINI:")
+            if not hit or '"' in mark or "`" in mark:              # in a string: talk about the mark, no mark
+                continue
+            for more in lines[number:]:                            # a reason may run over several comment lines
+                if mark.strip() or not more.strip().startswith("# "):
+                    break
+                text += more.strip()[1:]
+            found.append((file.relative_to(ROOT).as_posix(), number, text.strip()))
+    return found
+
+
+def train(args):
+    """Train one stage; a run that was stopped goes on from its last checkpoint."""
+    from vldm_mini import machine, recipes
+    _known("stage", args.stage, recipes.STAGES)
+    _threads()
+    size = args.size or machine.pick_size()
+    out = Path(args.out or Path("runs") / f"{args.data}-{size}" / args.stage)
+    recipes.STAGES[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume)
+    print(f"done: {out}")
+
+
+def sample(args):
+    """One film from trained weights: an animated WebP, a PNG film strip and an x-t slice."""
+    import torch
+
+    from vldm_mini import show
+    from vldm_mini.pipeline import VideoLDM
+    _threads()
+    model = VideoLDM.from_pretrained(args.weights)
+    labels = torch.tensor([[args.action, args.person]])
+    frames = model.generate(labels, frames=args.frames, alpha=args.alpha, seed=args.seed)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    show.movie(frames).save(out / "film.webp")
+    print(f"done: {out}")
+
+
+def data(args):
+    """Fetch a set (or read a folder of videos), check it, and say what is in it."""
+    from vldm_mini.datasets import video
+    clips = video.load(args.name)
+    frames = sum(len(clip.frames) for clip in clips)
+    print(f"{args.name}: {len(clips)} clips, {frames} frames")
+
+
+def _known(what, name, names):
+    if name not in names:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
+
+
+# -------------------------------------------------------------------------------------------------------- the options
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints look like all others: one line."""
+
+    def error(self, message):
+        sys.exit(_mistake(f"{message}; see {self.prog} -h"))
+
+
+def _positive(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _share(text):
+    try:
+        if 0 <= float(text) <= 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+
+
+def parser():
+    """All commands and their options."""
+    top = _Parser("python -m vldm_mini", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(function):
+        doc = function.__doc__
+        sub = commands.add_parser(function.__name__, help=doc.splitlines()[0], description=doc)
+        sub.set_defaults(run=function)
+        return sub
+
+    command(demo).add_argument("--out", default="demo_out", help="folder for the page and the films (demo_out)")
+    command(test)
+    command(lab)
+    sub = command(check)
+    sub.add_argument("--mini", action="store_true", help="list every place where we chose or differ from the paper")
+    sub.add_argument("--json", action="store_true", help="the report as JSON")
+    _train_options(command(train))
+    _sample_options(command(sample))
+    command(data).add_argument("name", help="actions, signs, road, or a folder of videos")
+    return top
+
+
+def _train_options(sub):
+    sub.add_argument("stage", help="autoencoder, image or temporal, in this order")
+    sub.add_argument("--data", default="actions", help="actions, signs, road, or a folder of videos (actions)")
+    sub.add_argument("--size", choices=("xs", "s", "m"), help="default: VLDM_SIZE, or what suits the machine")
+    sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", help="folder of the run (runs/DATA-SIZE/STAGE)")
+    sub.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
+                     help="go on from the last checkpoint in the folder, where there is one")
+
+
+def _sample_options(sub):
+    sub.add_argument("--weights", default="actions", help="a shipped set of weights, or the folder of a run (actions)")
+    sub.add_argument("--person", type=int, default=0, help="0 to 8")
+    sub.add_argument("--action", type=int, default=0, help="0 wave one hand, 1 wave two hands, 2 jumping jacks, 3 bend")
+    sub.add_argument("--frames", type=_positive, default=8)
+    sub.add_argument("--alpha", type=_share, help="0 to 1 sets every mix; 1 is the image model (default: as trained)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", default="sample_out", help="folder for the film (sample_out)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

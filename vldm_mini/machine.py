@@ -1,0 +1,301 @@
+"""What this machine can do: device, threads, number format, size; and the report of `python -m vldm_mini check`.
+
+Nothing here is the paper's. Two things cost beginners most of their time on a CPU: more threads than the container
+may use, and bf16 that the processor only emulates (up to 200 times slower than fp32). So threads come from the quota
+and the number format from a stop-watch, not from asking what is "supported". Chapter 00 prints the report.
+"""
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = ("xs", "s", "m")
+
+
+def device():
+    """The torch.device to compute on: CUDA, else MPS, else the CPU."""
+    import torch
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------ threads
+
+def threads():
+    """CPU threads this process may really use: the least of its core mask, its cgroup's quota and OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limits = [cores, quota(), int(asked) if asked.isdigit() and int(asked) else None]
+    return max(1, int(min(limit for limit in limits if limit)))
+
+
+def quota(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
+    """Cores that the cgroup (version 1 or 2) grants, as a float; None where nothing is limited or known."""
+    try:
+        groups = [line.split(":", 2) for line in Path(own).read_text().splitlines()]
+    except OSError:
+        return None
+    limits = []
+    for _, controllers, path in groups:
+        if controllers == "":                                             # version 2: one tree for everything
+            limits += _quotas_upwards(Path(root), path, _quota_v2)
+        elif "cpu" in controllers.split(","):                             # version 1: a tree for each controller
+            limits += _quotas_upwards(Path(root) / controllers, path, _quota_v1)
+            limits += _quotas_upwards(Path(root) / "cpu", path, _quota_v1)
+    return min(limits, default=None)
+
+
+def _quotas_upwards(root, path, read):
+    """Quotas set on a cgroup and on all above it. In a container the path may not exist: then the root counts."""
+    parts = Path(path.lstrip("/")).parts
+    found = [read(root.joinpath(*parts[:n])) for n in range(len(parts), -1, -1)]
+    return [cores for cores in found if cores]
+
+
+def _quota_v2(folder):
+    return _ratio(folder / "cpu.max")
+
+
+def _quota_v1(folder):
+    return _ratio(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+
+
+def _ratio(*files):
+    """quota / period from one file "200000 100000" or from two; None for "max", -1, or files that are not there."""
+    try:
+        share, period = " ".join(file.read_text() for file in files).split()
+        return int(share) / int(period) if int(share) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------ number format
+
+@dataclass(frozen=True)
+class Probe:
+    """The number format to compute in, the speeds (1e9 operations a second) that decided it, and the reason."""
+    precision: str
+    fp32_gflops: float | None
+    bf16_gflops: float | None
+    why: str
+
+
+def probe_precision(on=None):
+    """"fp32" or "bf16", whichever this machine multiplies matrices faster in (see `probe`)."""
+    return probe(on).precision
+
+
+def probe(on=None):
+    """Time a matrix product in fp32 and under bf16 autocast on the device `on`; VLDM_PRECISION overrules that."""
+    asked = os.environ.get("VLDM_PRECISION", "")
+    if asked:
+        if asked not in ("fp32", "bf16"):
+            raise ValueError(f"VLDM_PRECISION is {asked!r}; use fp32 or bf16, or unset it (then the machine is timed)")
+        return Probe(asked, None, None, "VLDM_PRECISION says so")
+    return _timed_probe(str(on or device()))
+
+
+@lru_cache
+def _timed_probe(name):
+    fp32, bf16 = _gflops(name, 256, False), _gflops(name, 256, True)
+    if bf16 > fp32 / 3:                                         # else emulated: a larger product would take seconds
+        n = 4096 if name.startswith("cuda") else 1024
+        fp32, bf16 = _gflops(name, n, False), _gflops(name, n, True)
+    if bf16 > 1.2 * fp32:
+        return Probe("bf16", fp32, bf16, f"bf16 is {bf16 / fp32:.1f} times as fast as fp32 here")
+    slower = "is no faster" if bf16 > 0.8 * fp32 else f"is {fp32 / max(bf16, 1e-3):.0f} times slower"
+    return Probe("fp32", fp32, bf16, f"bf16 {slower} than fp32 here")
+
+
+def _gflops(name, n, bf16, budget_s=0.15):
+    """Best speed of an n x n matrix product within the budget, in 1e9 operations a second; 0 where the format fails."""
+    import torch
+    kind = name.partition(":")[0]
+    sync = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(kind, lambda: None)
+    a = torch.ones(n, n, device=name)
+    best, end = float("inf"), time.perf_counter() + budget_s
+    try:
+        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
+            for run in range(100):                              # the first run sets kernels up: never the only one
+                sync()
+                start = time.perf_counter()
+                a @ a
+                sync()
+                best = min(best, time.perf_counter() - start)
+                if run and time.perf_counter() > end:
+                    break
+    except RuntimeError:
+        return 0.0
+    return 2 * n ** 3 / best / 1e9
+
+
+# --------------------------------------------------------------------------------------------------------------- size
+
+def pick_size():
+    """"xs", "s" or "m": what VLDM_SIZE says (ValueError for another word), else "m" on CUDA and "s" elsewhere."""
+    asked = os.environ.get("VLDM_SIZE", "")
+    if asked and asked not in SIZES:
+        raise ValueError(f"VLDM_SIZE is {asked!r}; use {', '.join(SIZES)}, or unset it (then the machine decides)")
+    return asked or ("m" if device().type == "cuda" else "s")
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+def report():
+    """All that is worth knowing about this machine, as a dictionary for JSON; "problems" must be mended."""
+    problems = packages_missing("", "video")
+    facts = {"vldm_mini": _version("vldm_mini") or "not installed", "python": platform.python_version(),
+             "system": f"{platform.system()} {platform.machine()}", "packages": {n: _version(n) for n in _named()},
+             "optional": packages_missing("notebooks", "sd", "test")}
+    if not any(problem.startswith(("torch", "numpy")) for problem in problems):
+        problems += _add_compute(facts)
+    facts["data"], found = data_found()
+    facts["weights"], missing = weights_found()
+    facts["minutes"] = minutes()
+    return facts | {"problems": problems + found + missing}
+
+
+def _add_compute(facts):
+    """Device, threads, number format and size into the report; the problems met on the way."""
+    import torch
+    problems, here = [], device()
+    facts["device"] = torch.cuda.get_device_name() if here.type == "cuda" else here.type
+    facts["threads"], facts["cores"] = threads(), os.cpu_count()
+    facts["memory_gb"] = _memory_gb()
+    for name, ask in (("size", pick_size), ("number_format", lambda: vars(probe(here)))):
+        try:
+            facts[name] = ask()
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _memory_gb():
+    """Main memory in GB, or None where the system does not tell (Windows)."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def requirements():
+    """[(package, least version, extra)] as pyproject.toml states them; extra is "" for what is always needed."""
+    pyproject = ROOT / "pyproject.toml"
+    if pyproject.is_file():                                                # a clone: its own file is never stale
+        import tomllib
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        groups = {"": project["dependencies"], **project["optional-dependencies"]}
+        lines = [(line, extra) for extra, group in groups.items() for line in group]
+    else:
+        lines = [(line, (re.search(r"extra == ['\"](.+?)['\"]", line) or ["", ""])[1])
+                 for line in importlib.metadata.requires("vldm_mini") or []]
+    found = [(re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", line), extra) for line, extra in lines]
+    return [(match[1], match[2], extra) for match, extra in found if match]
+
+
+def _named():
+    return dict.fromkeys(name for name, _, _ in requirements())
+
+
+def packages_missing(*extras):
+    """One sentence for each package of these extras that is missing or too old."""
+    number = lambda version: [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]]     # noqa: E731
+    said, told = [], {"": "", "video": "[video]"}
+    for name, least, extra in requirements():
+        have = _version(name)
+        if extra in extras and (have is None or number(have) < number(least)):
+            state = "is not installed" if have is None else f"is {have}, older than {least}"
+            said.append(f'{name} {state}: pip install -e ".{told.get(extra, f"[{extra}]")}" -c constraints.txt')
+    return list(dict.fromkeys(said))
+
+
+def data_found():
+    """({set: "n of m files"}, problems): the folder that VLDM_DATA names, held against data/catalogue.json by size."""
+    named = os.environ.get("VLDM_DATA", "")
+    if not named:
+        return {}, []                                           # fetched on first use: nothing to complain about
+    if not Path(named).is_dir():
+        return {}, [f"VLDM_DATA names {named}, which is no folder; mend it, or unset it (videos are then fetched)"]
+    catalogue = ROOT / "data" / "catalogue.json"
+    sets = json.loads(catalogue.read_text(encoding="utf-8")) if catalogue.is_file() else {}
+    found, problems = {}, []
+    for name, entry in sets.items():
+        there = [file for file in entry["files"] if (Path(named) / file["path"]).is_file()]
+        bad = [file["path"] for file in there if (Path(named) / file["path"]).stat().st_size != file["bytes"]]
+        found[name] = f"{len(there) - len(bad)} of {len(entry['files'])} files"
+        problems += [f"{path} under VLDM_DATA has a wrong size: delete it, it is then fetched again" for path in bad]
+    if not any(Path(named).iterdir()):
+        problems.append(f"VLDM_DATA names {named}, which is empty; unset it (videos are then fetched)")
+    return found, problems
+
+
+def weights_found():
+    """({file: MB}, problems): the weights under data/checkpoints; each must be whole."""
+    files = sorted((ROOT / "data" / "checkpoints").rglob("*.safetensors"))
+    if not files:
+        return {}, ["no weights under data/checkpoints: clone the repository again, or python -m vldm_mini train"]
+    sizes = {file.relative_to(ROOT).as_posix(): round(file.stat().st_size / 1e6, 2) for file in files}
+    broken = [name for name, file in zip(sizes, files) if not _readable(file)]
+    return sizes, [f"{name} is damaged: git checkout -- data/checkpoints" for name in broken]
+
+
+def _readable(file):
+    """True for a whole safetensors file: 8 bytes of header length, a JSON header, and exactly the bytes it promises."""
+    try:
+        with open(file, "rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            header = json.loads(f.read(min(length, 1 << 24)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return file.stat().st_size == 8 + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def minutes():
+    """{chapter: minutes to run it here}, from the notebooks' metadata (CPU or GPU column)."""
+    column = "minutes_gpu" if "torch" in sys.modules and device().type == "cuda" else "minutes_cpu"
+    found = {}
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        try:
+            found[file.stem] = json.loads(file.read_text(encoding="utf-8"))["metadata"]["vldm"][column]
+        except (ValueError, KeyError):
+            found[file.stem] = None
+    return found
+
+
+def describe(facts):
+    """The report as text: one fact a line, problems last."""
+    plain = ("vldm_mini", "python", "system", "device", "memory_gb", "size")
+    lines = [f"{key:<15}{facts[key]}" for key in plain if key in facts]
+    if "threads" in facts:
+        lines.append(f"{'threads':<15}{facts['threads']} of {facts['cores']} cores")
+    if "number_format" in facts:
+        lines += [f"{'number format':<15}{_describe_probe(facts['number_format'])}"]
+    lines += ["packages"] + [f"  {name:<20}{version or '-'}" for name, version in facts["packages"].items()]
+    units = {"data": ("data (VLDM_DATA)", ""), "weights": ("weights", "MB"), "minutes": ("to run", "min")}
+    for key, (title, unit) in units.items():
+        lines += [title] + [f"  {name:<44}{value} {unit}" for name, value in facts[key].items()]
+    for title, key in (("not installed, needed for some chapters", "optional"), ("PROBLEMS", "problems")):
+        lines += [title] * bool(facts[key]) + [f"  {line}" for line in facts[key]]
+    return "\n".join(lines if facts["problems"] else lines + ["all is well"])
+
+
+def _describe_probe(probe):
+    fp32, bf16 = probe["fp32_gflops"], probe["bf16_gflops"]
+    speeds = "" if fp32 is None else f"; {fp32:.1f} against {bf16:.1f} GFLOP/s"
+    return f"{probe['precision']} ({probe['why']}{speeds})"
