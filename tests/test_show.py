@@ -1,0 +1,200 @@
+"""Pictures of video: what goes in, what comes out, and what is said when it cannot."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vldm_mini import show
+
+
+def film(t=6, h=16, w=16, speed=2):
+    """A white bar that moves `speed` pixels a frame over black: (t 3 h w) in [-1, 1]."""
+    x = torch.full((t, 3, h, w), -1.0)
+    for i in range(t):
+        x[i, :, :, (i * speed) % w] = 1.0
+    return x
+
+
+def test_every_accepted_layout_gives_the_same_pixels():
+    x = film()
+    byte = ((x + 1) * 127.5).round().to(torch.uint8)
+    for other in (x.numpy(), x.bfloat16(), x[None], byte, byte.movedim(1, -1), byte.movedim(1, -1).numpy(), x[:, :1]):
+        assert np.array_equal(show.pixels(other), show.pixels(x))
+    assert show.pixels([x, x]).shape == (2, 6, 16, 16, 3)
+
+
+def test_three_rows_of_uint8_pixels_are_not_taken_for_channels():
+    assert show.pixels(torch.zeros(5, 3, 8, 3, dtype=torch.uint8)).shape == (1, 5, 8, 3, 3)
+    assert show.pixels(torch.zeros(5, 1, 8, 3, dtype=torch.uint8)).shape == (1, 5, 1, 8, 3)
+
+
+def test_values_outside_of_the_range_are_clamped():
+    assert np.array_equal(show.pixels(film() * 3), show.pixels(film()))
+
+
+@pytest.mark.parametrize(
+    "frames, message",
+    [
+        (torch.zeros(3, 16, 16), "expected frames as"),
+        (torch.zeros(0, 3, 16, 16), "none of them empty"),
+        (torch.zeros(4, 2, 16, 16), "1 or 3 channels"),
+        (torch.zeros(4, 16, 16, 3), "1 or 3 channels"),
+        (torch.full((4, 3, 16, 16), float("nan")), "NaN"),
+        (torch.full((4, 3, 16, 16), 255.0), "uint8 for 0..255"),
+        (torch.zeros(4, 3, 16, 16, dtype=torch.int64), "int64"),
+        ([torch.zeros(4, 3, 16, 16), torch.zeros(5, 3, 16, 16)], "one shape"),
+    ],
+)
+def test_wrong_frames_are_told_in_a_sentence(frames, message):
+    with pytest.raises(ValueError, match=message):
+        show.movie(frames)
+
+
+def test_the_slice_of_a_moving_bar_is_a_slanted_line_and_of_a_still_one_upright():
+    moving, still = (show.slice(film(speed=s), row=3).image for s in (2, 0))
+    t, thick = 6, round(16 / 6)
+    columns = lambda image: [int(image[i * thick, :, 0].argmax()) for i in range(t)]
+    assert columns(moving) == [0, 2, 4, 6, 8, 10]
+    assert columns(still) == [0] * 6
+
+
+def test_the_slice_takes_the_row_that_moves():
+    x = torch.full((6, 3, 16, 16), -1.0)
+    x[::2, :, 11] = 1.0
+    assert show.moving_row(x) == 11
+    assert "row 11" in show.slice(x).alt
+    with pytest.raises(ValueError, match="row 99"):
+        show.slice(x, row=99)
+
+
+def test_a_strip_has_one_column_a_frame_and_one_row_a_clip():
+    x = torch.stack([film(), film()])
+    image = show.strip(x).image
+    assert image.shape == (2 * 16 + show.GAP, 6 * 16 + 5 * show.GAP, 3)
+    assert np.array_equal(image[:16, :16], show.pixels(x)[0, 0])
+
+
+def test_a_movie_plays_its_loops_and_stops_and_carries_its_alt_text():
+    m = show.movie(film(), fps=10, loop=3, alt='a "bar" moves')
+    webp = Image.open(io.BytesIO(m.encode("webp")))
+    assert (webp.n_frames, webp.info["loop"]) == (6, 3)
+    webp.load()
+    assert webp.info["duration"] == 100
+    text = m._repr_html_()
+    assert 'alt="a &quot;bar&quot; moves"' in text and "pixelated" in text and 'width="64"' in text
+    assert Image.open(io.BytesIO(m._repr_png_()[0])).size == (6 * 16 + 5 * show.GAP, 16)
+
+
+def test_the_text_form_never_changes():
+    one, other = show.movie(film(), alt="bar"), show.movie(-film(), alt="bar")
+    assert repr(one) == repr(other) == "Movie(6 frames of 16x16, 8 fps: bar)"
+    assert "0x" not in repr(show.strip(film())) + repr(show.beside(show.slice(film())))
+
+
+@pytest.mark.parametrize("suffix", ["webp", "gif", "mp4", "png"])
+def test_a_movie_is_saved_by_its_suffix_with_nothing_beside_it(tmp_path, suffix):
+    path = show.movie(film(h=15, w=17), scale=1).save(tmp_path / f"film.{suffix}")
+    assert path.stat().st_size > 100
+    assert [p.name for p in tmp_path.iterdir()] == [f"film.{suffix}"]
+
+
+def test_the_mp4_holds_the_frames_in_order(tmp_path):
+    import av
+
+    x = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 32, 32)
+    show.movie(x, scale=2, loop=2).save(tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        means = [f.to_ndarray(format="rgb24").mean() for f in container.decode(video=0)]
+    assert len(means) == 12
+    assert np.allclose(means, [0, 51, 102, 153, 204, 255] * 2, atol=6)
+
+
+def test_the_gif_counts_its_loops_as_showings(tmp_path):
+    for loop in (1, 3):
+        path = show.movie(film(), loop=loop).save(tmp_path / "film.gif")
+        assert Image.open(path).info.get("loop", 0) == loop - 1
+
+
+def test_what_cannot_be_saved_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    m = show.movie(film())
+    with pytest.raises(ValueError, match="film.avi"):
+        m.save(tmp_path / "film.avi")
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        m.save(tmp_path / "missing" / "film.webp")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(show.os, "replace", full)
+    with pytest.raises(OSError, match="could not write .*No space left"):
+        m.save(tmp_path / "film.webp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scrubber_carries_everything_and_falls_back_to_strips():
+    films = [film(speed=s) for s in range(7)]
+    s = show.scrubber(films, [f"speed {i}" for i in range(7)], slices=True, alt="a bar")
+    page = s._repr_html_()
+    assert page.count("data:image/webp") == 7 + 1 and page.count("data:image/png") == 7
+    assert "http" not in page.replace("http://www.w3.org", "")
+    still = page.split("<script>")[0]
+    assert "<img" in still and "speed 6" in still
+    assert s._fallback().shape[0] == 5 * 16 + 4 * show.GAP  # five of the seven
+    assert page == show.scrubber(films, s.labels, slices=True, alt="a bar")._repr_html_()
+
+
+def test_the_scrubber_takes_pictures_and_figures_and_closes_them():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    figures = [plt.figure(figsize=(2, 1)) for _ in range(3)]
+    assert show.scrubber(figures, "abc").items[0].shape == (1, 80, 160, 3)
+    assert plt.get_fignums() == before
+    assert show.scrubber(list(film()), range(6)).items[0].shape == (1, 16, 16, 3)
+    assert show.scrubber([show.strip(film())], ["strip"]).items[0].shape[0] == 1
+
+
+def test_labels_end_no_script():
+    page = show.scrubber([film()], ["</script><b>"])._repr_html_()
+    assert page.count("</script>") == 1
+
+
+@pytest.mark.parametrize(
+    "things, labels, options, message",
+    [
+        ([], [], {}, "one label per setting"),
+        ([film()], ["a", "b"], {}, "one label per setting"),
+        ([film(), film(t=5)], ["a", "b"], {}, "one shape"),
+        ([film()], ["a"], {"start": 1}, "start=1"),
+    ],
+)
+def test_a_scrubber_that_cannot_be_made_is_told(things, labels, options, message):
+    with pytest.raises(ValueError, match=message):
+        show.scrubber(things, labels, **options)
+
+
+def test_beside_puts_a_label_over_each():
+    page = show.beside(show.movie(film()), show.slice(film()), labels=["film", "x < t"])._repr_html_()
+    assert page.count("<img") == 2 and "x &lt; t" in page
+    with pytest.raises(ValueError, match="1 pictures need 1 labels"):
+        show.beside(show.movie(film()), labels=["a", "b"])
+
+
+def test_alphas_are_drawn_one_point_a_layer():
+    ax = show.alphas({"down": torch.tensor(0.4), "mid": torch.tensor([0.2, 0.6])}, before=[0.5, 0.5])
+    assert list(ax.lines[0].get_xdata()) == pytest.approx([0.4, 0.4])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["down", "mid"]
+
+
+def test_losses_take_both_forms_of_a_record_and_refuse_an_empty_one():
+    rows = [{"step": 10 * i, "loss": {"low": 1.0 + i, "high": 2.0}} for i in range(4)]
+    ax = show.losses(rows, smooth=2)
+    assert list(ax.lines[0].get_ydata()) == [1.5, 2.5, 3.5]
+    assert list(ax.lines[0].get_xdata()) == [10, 20, 30]
+    assert len(show.losses({"step": [0, 1], "loss": [[1, 2, 3], [1, 2, 3]]}).lines) == 3
+    for empty in ([], {"step": []}):
+        with pytest.raises(ValueError, match="loss"):
+            show.losses(empty)
