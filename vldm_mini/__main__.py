@@ -22,9 +22,10 @@ def main(argv=None):
     try:
         return args.run(args) or 0
     except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] == "vldm_mini":
+        if (error.name or "").startswith("vldm_mini"):
             raise                                                  # a fault of ours: show where
-        return _mistake(f'{error.name} is not installed: pip install -e ".[notebooks,test]" -c constraints.txt')
+        install = 'pip install -e ".[notebooks,test]" -c constraints.txt'
+        return _mistake(f"{error.name} is not installed: {install}" if error.name else error)
     except (ValueError, OSError) as error:
         return _mistake(error)
     except RuntimeError as error:
@@ -115,7 +116,7 @@ def train(args):
     _known("stage", args.stage, recipes.STAGES)
     _threads()
     size = args.size or machine.pick_size()
-    out = Path(args.out or Path("runs") / f"{args.data}-{size}" / args.stage)
+    out = Path(args.out or Path("runs") / f"{Path(args.data).name}-{size}")
     recipes.STAGES[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume)
     print(f"done: {out}")
 
@@ -139,9 +140,7 @@ def sample(args):
 def data(args):
     """Fetch a set (or read a folder of videos), check it, and say what is in it."""
     from vldm_mini.datasets import video
-    clips = video.load(args.name)
-    frames = sum(len(clip.frames) for clip in clips)
-    print(f"{args.name}: {len(clips)} clips, {frames} frames")
+    print(video.summary(args.name))
 
 
 def _known(what, name, names):

@@ -157,7 +157,7 @@ def report():
              "optional": packages_missing("notebooks", "sd", "test")}
     if not any(problem.startswith(("torch", "numpy")) for problem in problems):
         problems += _add_compute(facts)
-    facts["data"], found = data_found()
+    facts["data"], found = ({}, []) if problems else data_found()              # reading data needs the packages
     facts["weights"], missing = weights_found()
     facts["minutes"] = minutes()
     return facts | {"problems": problems + found + missing}
@@ -225,23 +225,28 @@ def packages_missing(*extras):
 
 
 def data_found():
-    """({set: "n of m files"}, problems): the folder that VLDM_DATA names, held against data/catalogue.json by size."""
+    """({set: what is there}, problems): the folder that VLDM_DATA names, each file checked; or the download cache."""
+    from vldm_mini.datasets import video
     named = os.environ.get("VLDM_DATA", "")
-    if not named:
-        return {}, []                                           # fetched on first use: nothing to complain about
-    if not Path(named).is_dir():
+    if named and not Path(named).is_dir():
         return {}, [f"VLDM_DATA names {named}, which is no folder; mend it, or unset it (videos are then fetched)"]
-    catalogue = ROOT / "data" / "catalogue.json"
-    sets = json.loads(catalogue.read_text(encoding="utf-8")) if catalogue.is_file() else {}
-    found, problems = {}, []
-    for name, entry in sets.items():
-        there = [file for file in entry["files"] if (Path(named) / file["path"]).is_file()]
-        bad = [file["path"] for file in there if (Path(named) / file["path"]).stat().st_size != file["bytes"]]
-        found[name] = f"{len(there) - len(bad)} of {len(entry['files'])} files"
-        problems += [f"{path} under VLDM_DATA has a wrong size: delete it, it is then fetched again" for path in bad]
-    if not any(Path(named).iterdir()):
-        problems.append(f"VLDM_DATA names {named}, which is empty; unset it (videos are then fetched)")
+    if named and not any(Path(named).iterdir()):
+        return {}, [f"VLDM_DATA names {named}, which is empty; unset it (videos are then fetched)"]
+    root, found, problems = Path(named) if named else _download_cache(), {}, []
+    for name, entry in video.catalogue().items():
+        there = sum((root / file.path).is_file() for file in entry.files)
+        found[name] = f"{there} of {len(entry.files)} files in {root}" if there else "not here; fetched on first use"
+        try:
+            if named and there:
+                video.fetch(name)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
     return found, problems
+
+
+def _download_cache():
+    import pooch
+    return Path(pooch.os_cache("vldm_mini"))
 
 
 def weights_found():
@@ -287,7 +292,7 @@ def describe(facts):
     if "number_format" in facts:
         lines += [f"{'number format':<15}{_describe_probe(facts['number_format'])}"]
     lines += ["packages"] + [f"  {name:<20}{version or '-'}" for name, version in facts["packages"].items()]
-    units = {"data": ("data (VLDM_DATA)", ""), "weights": ("weights", "MB"), "minutes": ("to run", "min")}
+    units = {"data": ("data", ""), "weights": ("weights", "MB"), "minutes": ("to run", "min")}
     for key, (title, unit) in units.items():
         lines += [title] + [f"  {name:<44}{value} {unit}" for name, value in facts[key].items()]
     for title, key in (("not installed, needed for some chapters", "optional"), ("PROBLEMS", "problems")):
