@@ -224,7 +224,7 @@ class TemporalLayers(nn.Module):
 
     def alphas(self):
         """{name of the spatial layer: alpha, averaged where there are several}, in the order of the network."""
-        return {name: float(mix.alpha.mean()) for name, mix in self.mixes.items()}
+        return {name: float(mix.alpha.detach().mean()) for name, mix in self.mixes.items()}
 
     def set_alpha(self, alpha=None):
         """Fix alpha everywhere to a number in [0, 1], or with None go back to the learned ones."""

@@ -1,0 +1,277 @@
+"""Recipes: what each stage trains, on what, with which loss. The dial of sizes. One command a stage:
+
+    python -m vldm_mini train autoencoder --data actions --size s       frames to latents           (chapter 03)
+    python -m vldm_mini train image       --data actions --size s       theta, eq. (1)              (chapter 03)
+    python -m vldm_mini train temporal    --data actions --size s       phi, eq. (2), theta frozen  (chapter 04)
+
+Stages of one set lie side by side in one folder; each reads what the earlier ones left there.
+"""
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+
+from . import machine, weights
+from .autoencoder import (Autoencoder, AutoencoderConfig, PatchCritic, adaptive_weight, hinge_critic_loss,
+                          hinge_decoder_loss)
+from .datasets import video
+from .diffusion import Schedule, ddim, ddim_times, denoising_loss
+from .temporal import VideoModel, insert
+from .training import Player, Settings, rng, train
+from .unet import UNet, UNetConfig
+
+# MINI: the driving model's schedule is "linear, following Ho et al."; we take it, with v, for every model of ours
+SCHEDULE = Schedule.linear()
+PREDICTION = "v"
+LABEL_DROP = 0.1                              # paper, appendix (driving): each label is dropped one time in ten
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The dial.
+
+@dataclass(frozen=True)
+class Size:
+    """Widths, frames and steps of all stages together."""
+    pixels: int                               # side of a frame
+    frames: int                               # T
+    stride: int                               # frames of film between two frames of a clip
+    autoencoder: AutoencoderConfig
+    unet: UNetConfig
+    temporal: dict                            # options of temporal.insert
+    stages: dict = field(default_factory=dict)          # stage -> Settings
+
+
+def _stages(autoencoder, image, temporal):
+    return dict(autoencoder=Settings(*autoencoder, warmup=20), image=Settings(*image), temporal=Settings(*temporal))
+
+
+SIZES = {
+    "xs": Size(32, 4, 2, AutoencoderConfig((16, 24)), UNetConfig(channels=(16, 32), attention=(False, True), head_channels=16,
+               emb_channels=64), dict(ff_mult=1, ff_in=False),
+               _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
+    "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(), dict(ff_mult=2, ff_in=False),
+              _stages((600, 32, 1.5e-3), (3000, 48, 1e-3), (2000, 6, 1e-3))),
+    "m": Size(64, 16, 3, AutoencoderConfig((96, 160), blocks=2), UNetConfig(channels=(128, 192, 256), blocks=2), dict(),
+              _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4))),
+    # the paper's widths, for counting and for clusters: f = 8, and a U-Net like Stable Diffusion's
+    "paper": Size(256, 8, 15, AutoencoderConfig((128, 256, 512), blocks=2), UNetConfig(channels=(320, 640, 1280, 1280),
+                  attention=(True, True, True, False), blocks=2, head_channels=64, emb_channels=1280), dict(),
+                  _stages((100000, 64, 1e-4), (400000, 640, 1e-4), (73000, 640, 1e-4))),
+}
+
+
+def settings_for(size, stage, steps=None, seed=0):
+    """The Settings of a stage at a size, with another number of steps or seed if given."""
+    settings = replace(SIZES[size].stages[stage], seed=seed)
+    return replace(settings, steps=steps) if steps else settings
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage 1: the autoencoder.
+
+KL_WEIGHT, CRITIC_WEIGHT = 2e-4, 0.1          # MINI: the paper gives neither
+
+
+def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+    """Frames to latents and back: L1 + KL + patch critic, which enters half-way. Saves out/autoencoder."""
+    dial, settings, folder = SIZES[size], settings_for(size, "autoencoder", steps, seed), Path(out) / "autoencoder"
+    clips, held_out = video.split(video.load(data, size=dial.pixels))
+    frames = torch.cat([clip.frames for clip in clips])                                          # n h w 3, uint8
+    torch.manual_seed(seed)
+    model, critic = Autoencoder(dial.autoencoder), PatchCritic()
+    model, critic, last = model.to(machine.device()), critic.to(machine.device()), {}
+
+    def loss(step, samples):
+        draw = [rng(seed, step, sample) for sample in samples]
+        index = torch.cat([torch.randint(len(frames), (1,), generator=g) for g in draw])
+        x = video.to_float(frames[index]).to(machine.device())
+        posterior = model.posterior(x)
+        noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=g) for g in draw]).to(x.device)
+        x_hat = model.decoder(posterior.mean + (posterior.log_variance / 2).exp() * noise)
+        reconstruction = (x - x_hat).abs().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        total, logs = reconstruction + KL_WEIGHT * kl, dict(reconstruction=reconstruction.item(), kl=kl.item())
+        last.update(real=x, fake=x_hat.detach())
+        if step >= settings.steps // 2:
+            adversarial = hinge_decoder_loss(critic(x_hat))
+            pull = adaptive_weight(reconstruction, adversarial, model.decoder.last_layer)
+            total = total + CRITIC_WEIGHT * pull * adversarial
+        return total, logs
+
+    def critic_loss(step, samples):
+        if step < settings.steps // 2:
+            return None
+        return hinge_critic_loss(critic(last["real"]), critic(last["fake"])), {}
+
+    record = train(folder, settings, [Player("autoencoder", model, loss), Player("critic", critic, critic_loss, 0.5)],
+                   resume=resume)
+    model.config = unit_variance(model, frames[:: max(1, len(frames) // 512)])
+    psnr = reconstruction_psnr(model, held_out or clips)
+    model.save_pretrained(folder, card("autoencoder", data, size, record, {"PSNR on held-out frames, dB": psnr}))
+    return record
+
+
+@torch.no_grad()
+def unit_variance(model, frames):
+    """The config whose shift and scale give latents mean 0 and variance 1. frames uint8 (n h w 3)."""
+    z = torch.cat([model.posterior(video.to_float(part).to(machine.device())).mean for part in frames.split(32)])
+    return replace(model.config, shift=float(z.mean()), scale=float(1 / z.std()))
+
+
+@torch.no_grad()
+def reconstruction_psnr(model, clips, every=8):
+    """Mean over frames of the PSNR in dB, range 2 for values in [-1, 1]."""
+    frames = torch.cat([clip.frames[::every] for clip in clips])
+    errors = []
+    for part in frames.split(32):
+        x = video.to_float(part).to(machine.device())
+        errors.append((model.decode(model.encode(x)).clamp(-1, 1) - x).square().flatten(1).mean(1))
+    # PSNR = 10 log10(range^2 / MSE)
+    return round(float((10 * torch.log10(4 / torch.cat(errors))).mean()), 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cached latents: the encoder runs once over the set.
+
+@dataclass(frozen=True)
+class Latents:
+    """A set as its autoencoder sees it. films: [(t c h w)] in half precision; labels (clips, n)."""
+    films: list
+    labels: torch.Tensor
+    classes: tuple
+    words: tuple = ()
+
+
+@torch.no_grad()
+def latents(model, clips):
+    """Encode every frame of every clip once -> Latents."""
+    films = [torch.cat([model.encode(video.to_float(part).to(machine.device())).half().cpu()
+                        for part in clip.frames.split(64)]) for clip in clips]
+    labels = torch.stack([video.label_vector(clip) for clip in clips])
+    return Latents(films, labels, tuple(int(n) + 1 for n in labels.max(0).values))
+
+
+def cached_latents(data, dial, out):
+    """The training clips of a set as latents; encoded on first use and kept beside the run, by the encoder's sha256."""
+    key = weights.sha256(Path(out) / "autoencoder" / weights.WEIGHTS)[:12]
+    path = Path(out) / "latents" / f"{data if data.isidentifier() else 'folder'}-{dial.pixels}-{key}.safetensors"
+    if not path.is_file():
+        clips = [clip for clip in video.split(video.load(data, size=dial.pixels))[0]]
+        found = latents(Autoencoder.from_pretrained(Path(out) / "autoencoder").to(machine.device()), clips)
+        weights.save_tensors(path, {f"{i:05d}": film for i, film in enumerate(found.films)} | {"labels": found.labels})
+    tensors = weights.load_tensors(path)
+    labels = tensors.pop("labels")
+    classes = (4, 9) if data == "actions" else tuple(int(n) + 1 for n in labels.max(0).values)
+    return Latents([tensors[k] for k in sorted(tensors)], labels, classes)
+
+
+def draw_clips(found, frames, stride, generators):
+    """One window a generator: -> z (b t c h w) float, labels (b, n). Clips have equal chances whatever their length."""
+    z, labels = [], []
+    for g in generators:
+        i = int(torch.randint(len(found.films), (1,), generator=g))
+        starts = len(found.films[i]) - video.span(frames, stride) + 1
+        if starts < 1:
+            raise ValueError(f"a clip of {len(found.films[i])} frames is too short for {frames} frames {stride} apart")
+        start = int(torch.randint(starts, (1,), generator=g))
+        z.append(video.window(found.films[i], start, frames, stride).float())
+        labels.append(found.labels[i])
+    return torch.stack(z).to(machine.device()), torch.stack(labels).to(machine.device())
+
+
+def drop_labels(labels, classes, generators, p=LABEL_DROP):
+    """Each label becomes the null label with probability p, so that guidance and unconditional sampling work."""
+    dropped = torch.stack([torch.rand(len(classes), generator=g) for g in generators]).to(labels.device) < p
+    return torch.where(dropped, torch.tensor(classes, device=labels.device), labels)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages 2 and 3: eq. (1) on frames, eq. (2) on clips. The same loss: a frame is a clip of one.
+
+def diffusion_loss(model, found, frames, stride, seed):
+    """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T."""
+    def loss(step, samples):
+        draw = [rng(seed, step, sample) for sample in samples]
+        z, labels = draw_clips(found, frames, stride, draw)
+        z = z[:, 0] if frames == 1 else z
+        labels = drop_labels(labels, found.classes, draw)
+        tau = torch.cat([torch.randint(SCHEDULE.num_steps, (1,), generator=g) for g in draw]).to(z.device)
+        eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
+        each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels), z, tau, eps, PREDICTION)
+        return each.mean(), dict(tau=tau, loss=each.detach())
+    return loss
+
+
+def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+    """theta: the image LDM on single frames, eq. (1). Saves out/image."""
+    dial, settings, folder = SIZES[size], settings_for(size, "image", steps, seed), Path(out) / "image"
+    found = cached_latents(data, dial, out)
+    torch.manual_seed(seed)
+    config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
+                     out_channels=dial.autoencoder.latent_channels)
+    model = UNet(config).to(machine.device())
+    record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, seed))],
+                   strip=strip(model, found, out, frames=1), resume=resume)
+    model.save_pretrained(folder, card("image LDM (theta)", data, size, record, {}))
+    return record
+
+
+def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+    """phi: temporal layers on clips, eq. (2), theta frozen. Saves out/temporal."""
+    dial, settings, folder = SIZES[size], settings_for(size, "temporal", steps, seed), Path(out) / "temporal"
+    found = cached_latents(data, dial, out)
+    theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
+    torch.manual_seed(seed)
+    layers = insert(theta, **dial.temporal)
+    model = VideoModel(theta, layers)
+    record = train(folder, settings, [Player("temporal", layers, diffusion_loss(model, found, dial.frames, dial.stride, seed))],
+                   watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
+                   strip=strip(model, found, out, frames=dial.frames), resume=resume)
+    layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))
+    return record
+
+
+@torch.no_grad()
+def strip(model, found, out, frames, rows=4, steps=10):
+    """The recorder's picture: the same noise and labels at every call. One row a label, one column a frame."""
+    decoder = Autoencoder.from_pretrained(Path(out) / "autoencoder").to(machine.device())
+    generator = torch.Generator().manual_seed(0)
+    columns = 8 if frames == 1 else frames
+    labels = found.labels[torch.linspace(0, len(found.labels) - 1, rows).long()].to(machine.device())
+    noise = torch.randn(rows, columns, *found.films[0].shape[1:], generator=generator).to(machine.device())
+    if frames == 1:
+        noise, labels = rearrange(noise, "r k c h w -> (r k) c h w"), labels.repeat_interleave(columns, 0)
+
+    @torch.no_grad()
+    def picture():
+        from PIL import Image
+        z = ddim(SCHEDULE, lambda z, tau: model(z, tau, labels=labels), noise, ddim_times(steps), PREDICTION)
+        x = decoder.decode(z.reshape(-1, *z.shape[-3:])).clamp(-1, 1)
+        x = rearrange((x * 127.5 + 127.5).round().byte().cpu(), "(r k) c h w -> (r h) (k w) c", r=rows)
+        return Image.fromarray(x.numpy())
+    return picture
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+def card(what, data, size, record, metrics):
+    """The model card: what it is, data, licence, recipe, minutes, hardware, figures."""
+    where, row = record.where, record.rows[-1] if record.rows else {}
+    figures = {**{f"training loss, {k}": v for k, v in row.get("losses", {}).items()}, **metrics}
+    entry = video.catalogue().get(data)
+    terms = f"{entry.title}. {entry.terms} Cite: {'; '.join(entry.cite)}" if entry else "the reader's own clips"
+    lines = [f"# vldm_mini: {what}, {data}, size {size}", "",
+             f"Trained on: {data} ({terms})", "",
+             "Licence of these weights: Apache-2.0 where the data's terms allow it; "
+             "trained on `actions` they are for research and teaching, as the data is.", "",
+             f"Recipe: `python -m vldm_mini train {what.split()[0]} --data {data} --size {size}`, "
+             f"seed {record.settings.get('seed')}, {record.settings.get('steps')} steps of "
+             f"batch {record.settings.get('batch')}, {record.settings.get('precision')}.", "",
+             f"Took {record.minutes:.1f} minutes on {where.get('threads')} threads of {where.get('device')} "
+             f"({where.get('processor')}), torch {where.get('torch')}, commit {where.get('commit')}.", "",
+             *[f"- {name}: {value}" for name, value in figures.items()], ""]
+    return "\n".join(lines)
+
+
+STAGES = {"autoencoder": train_autoencoder, "image": train_image, "temporal": train_temporal}

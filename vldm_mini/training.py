@@ -1,0 +1,243 @@
+"""One training loop for every stage: mixed precision, EMA, checkpoints, resume, flight recorder. Knows no network.
+
+What is trained, on what and with which loss stands in `recipes`. Chapter 03 walks it.
+
+All randomness of training is a function of (seed, step, sample): a run that was killed and resumed, and two processes
+in place of one, draw the same noise.
+"""
+import json
+import math
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import nn
+
+from . import machine
+from .weights import replacing, write_text
+
+LEVELS = 10                                   # bins of tau in which the recorder keeps the loss
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how. `lr` warms up linearly, then falls along a cosine to zero."""
+    steps: int
+    batch: int
+    lr: float = 1e-3
+    warmup: int = 50
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    precision: str = ""                       # "fp32", "bf16", or "" for the faster one by a short timing
+    save_every_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Player:
+    """A module and its loss. Each step, every player takes one step; an autoencoder and its critic are two players.
+
+    loss(step, samples) -> (scalar to minimise, {name: float, or "tau" and "loss": one value a sample}), or None to sit
+    this step out. samples: list of sample numbers, to be used with `rng`.
+    """
+    name: str
+    module: nn.Module
+    loss: Callable
+    lr_scale: float = 1.0
+    betas: tuple = (0.9, 0.99)
+
+
+def rng(seed, step, sample):
+    """The random generator of one sample of one step: the same wherever and whenever it is drawn."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample * 0x94D049BB133111EB) % 2 ** 64
+    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) % 2 ** 64                 # spread neighbours apart
+    return torch.Generator().manual_seed((mixed ^ mixed >> 32) % 2 ** 63)
+
+
+class EMA:
+    """Exponential moving average of a module's parameters; diffusers' EMAModel does the same sums."""
+
+    def __init__(self, module, decay):
+        self.decay, self.count = decay, 0
+        self.shadow = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module):
+        step, self.count = self.count, self.count + 1
+        # decay_s = min((1 + s) / (10 + s), decay): short memory at first; the first step copies
+        decay = min((1 + step) / (10 + step), self.decay) if step else 0.0
+        for name, p in module.named_parameters():
+            self.shadow[name].lerp_(p.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module):
+        for name, p in module.named_parameters():
+            p.copy_(self.shadow[name])
+
+
+@dataclass
+class Record:
+    """The flight recorder: what was set, where it ran, and how it went, as one JSON file under 1 MB."""
+    settings: dict = field(default_factory=dict)
+    where: dict = field(default_factory=dict)
+    rows: list = field(default_factory=list)           # every so many steps: step, minutes, losses, loss per level, ...
+    strips: list = field(default_factory=list)         # names of the pictures made from the same noise
+    minutes: float = 0.0
+
+    def save(self, folder):
+        write_text(Path(folder) / "record.json", json.dumps(asdict(self), indent=None) + "\n")
+
+    @classmethod
+    def load(cls, folder):
+        path = Path(folder) / "record.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no record.json in {folder}; a finished or running training writes one")
+        return cls(**json.loads(path.read_text()))
+
+
+def provenance():
+    """Commit, versions and hardware of this run."""
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                         cwd=Path(__file__).parent)
+    return dict(commit=git.stdout.strip() or "unknown", torch=torch.__version__, python=platform.python_version(),
+                device=str(machine.device()), threads=torch.get_num_threads(), processor=platform.machine())
+
+
+def learning_rate(settings, step):
+    """Linear warm-up, then a cosine to zero."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def autocast(precision, device):
+    """bf16 autocast, or nothing."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def levels(tau, loss, num_steps=1000):
+    """Mean loss in LEVELS bins of tau; None where a bin is empty. tau, loss (n,) -> list."""
+    bins = (tau * LEVELS // num_steps).long()
+    return [round(float(loss[bins == k].mean()), 5) if (bins == k).any() else None for k in range(LEVELS)]
+
+
+def train(folder, settings, players, watch=None, strip=None, num_strips=12, resume=True, progress=True):
+    """Train the players; returns the Record. The first player's module ends with its EMA weights.
+
+    folder: gets state.pt (tensors only), record.json and strips. watch() -> dict put into the record (alphas, say);
+    strip() -> PIL image from fixed noise, at `num_strips` moments evenly spaced in log steps.
+    A run killed at any moment goes on from its last checkpoint and ends in the same weights.
+    """
+    run = _Run(Path(folder), settings, players, resume)
+    moments = {round(math.exp(k / (num_strips - 1) * math.log(settings.steps))) for k in range(num_strips)}
+    bar = _bar(range(run.step, settings.steps), settings.steps, progress)
+    recent, every, saved = [], max(1, settings.steps // 200), time.monotonic()
+    for step in bar:
+        recent.append(run.one_step(step))
+        if (step + 1) % every == 0 or step + 1 == settings.steps:
+            run.note(step + 1, recent, watch)
+            recent.clear()
+            bar.set_postfix({k: f"{v:.4f}" for k, v in run.record.rows[-1]["losses"].items()})
+        if strip and step + 1 in moments:
+            run.draw(step + 1, strip)
+        if not recent and time.monotonic() - saved > settings.save_every_s:
+            run.save()
+            saved = time.monotonic()
+    run.save()
+    run.emas[0].copy_to(players[0].module)
+    return run.record
+
+
+def _bar(steps, total, progress):
+    from tqdm.auto import tqdm
+    return tqdm(steps, initial=steps.start, total=total, mininterval=0.5, disable=not progress)
+
+
+class _Run:
+    """The state of a run: players, optimisers, EMA, record, step."""
+
+    def __init__(self, folder, settings, players, resume):
+        self.folder, self.settings, self.players, self.step = folder, settings, players, 0
+        self.device = next(players[0].module.parameters()).device
+        self.precision = settings.precision or machine.probe_precision(self.device)
+        self.parameters = [[p for p in player.module.parameters() if p.requires_grad] for player in players]
+        self.optimizers = [torch.optim.AdamW(ps, lr=0.0, betas=player.betas, weight_decay=0.01)
+                           for ps, player in zip(self.parameters, players)]
+        self.emas = [EMA(players[0].module, settings.ema)]
+        self.record = Record(dict(asdict(settings), precision=self.precision), provenance())
+        if resume and (folder / "state.pt").is_file():
+            self.load()
+        self.began = time.monotonic() - 60 * self.record.minutes
+
+    def one_step(self, step):
+        """Every player's step. -> the logs of all players."""
+        logs, samples = {}, list(range(self.settings.batch))
+        for player, ps, optimizer in zip(self.players, self.parameters, self.optimizers):
+            with autocast(self.precision, self.device):
+                answer = player.loss(step, samples)
+            if answer is None:
+                continue
+            loss, more = answer
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss of {player.name} is {loss.item()} at step {step}; the last "
+                                         f"checkpoint in {self.folder} is whole. Try a smaller lr")
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.settings, step) * player.lr_scale
+            loss.backward()
+            nn.utils.clip_grad_norm_(ps, self.settings.clip_norm)
+            optimizer.step()
+            logs.update({player.name: loss.item()}, **more)
+        self.emas[0].update(self.players[0].module)
+        self.step = step + 1
+        return logs
+
+    def note(self, step, recent, watch):
+        """One row of the record: the mean of the logs since the last row, the loss per noise level."""
+        names = {k for logs in recent for k, v in logs.items() if isinstance(v, float)}
+        mean = lambda k: sum(vs := [logs[k] for logs in recent if k in logs]) / len(vs)                  # noqa: E731
+        row = dict(step=step, minutes=round((time.monotonic() - self.began) / 60, 2),
+                   losses={k: round(mean(k), 5) for k in sorted(names)})
+        if "tau" in recent[0]:
+            row["levels"] = levels(*(torch.cat([logs[k].detach().cpu() for logs in recent]) for k in ("tau", "loss")))
+        self.record.rows.append(dict(row, **(watch() if watch else {})))
+
+    def draw(self, step, strip):
+        """A film strip from the EMA weights and always the same noise."""
+        module, name = self.players[0].module, f"strip_{step:06d}.webp"
+        kept = {k: p.detach().clone() for k, p in module.named_parameters()}
+        self.emas[0].copy_to(module)
+        with replacing(self.folder / name) as beside:
+            strip().save(beside, format="WEBP", quality=80)
+        with torch.no_grad():
+            for k, p in module.named_parameters():
+                p.copy_(kept[k])
+        self.record.strips = sorted({*self.record.strips, name})
+
+    def save(self):
+        """Everything a resumed run needs, written beside and renamed."""
+        self.record.minutes = round((time.monotonic() - self.began) / 60, 3)
+        state = dict(step=self.step, modules=[player.module.state_dict() for player in self.players],
+                     optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+                     emas=[dict(shadow=ema.shadow, count=ema.count) for ema in self.emas], record=asdict(self.record),
+                     settings=asdict(self.settings))
+        with replacing(self.folder / "state.pt") as beside:
+            torch.save(state, beside)
+        self.record.save(self.folder)
+
+    def load(self):
+        state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.device)
+        if state["settings"] != asdict(self.settings):
+            changed = [k for k, v in asdict(self.settings).items() if state["settings"].get(k) != v]
+            raise ValueError(f"{self.folder} holds a run with other settings ({', '.join(changed)}); "
+                             "give another --out, or --no-resume to start anew")
+        for player, tensors in zip(self.players, state["modules"]):
+            player.module.load_state_dict(tensors)
+        for optimizer, values in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(values)
+        for ema, values in zip(self.emas, state["emas"]):
+            ema.shadow, ema.count = values["shadow"], values["count"]
+        self.record, self.step = Record(**state["record"]), state["step"]
