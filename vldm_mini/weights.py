@@ -115,3 +115,42 @@ def parameter_table(module, depth=1):
     rows = [f"{name:<24}{len(sizes):>6} tensors{sum(sizes):>14,}" for name, sizes in parts.items()]
     total = sum(map(sum, parts.values()))
     return "\n".join(rows + [f"{'total':<38}{total:>14,}"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The weights that ship with the project.
+
+RELEASES = "https://raw.githubusercontent.com/vldm-mini/vldm_mini/v{version}/data/checkpoints/"
+
+
+def shipped(name):
+    """The folder of shipped weights called `name`, or `name` itself if it is a folder with a config.
+
+    In a clone they lie in data/checkpoints; an installed package fetches them once, checked by sha256.
+    """
+    root = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
+    for folder in (Path(name), root / name):
+        if (folder / CONFIG).is_file():
+            return folder
+    listed = Path(__file__).with_name("checkpoints.json")
+    files = json.loads(listed.read_text()) if listed.is_file() else {}
+    if not any(path.startswith(f"{name}/") for path in files):
+        raise FileNotFoundError(f"no weights called {name!r}: give the name of shipped ones, or a folder that "
+                                f"python -m vldm_mini train has filled")
+    return _fetch_weights(name, files)
+
+
+def _fetch_weights(name, files):
+    import pooch
+
+    from . import __version__
+    cache = Path(pooch.os_cache("vldm_mini")) / f"checkpoints-{__version__}"
+    for path in (path for path in files if path.startswith(f"{name}/")):
+        try:
+            pooch.retrieve(RELEASES.format(version=__version__) + path, "sha256:" + files[path],
+                           fname=Path(path).name, path=(cache / path).parent, progressbar=True)
+        except ValueError as error:
+            raise ValueError(f"{path} came with another sha256 than the package lists; try again later") from error
+        except OSError as error:
+            raise ConnectionError(f"{path} could not be fetched ({error}); clone the repository, which holds it") from error
+    return cache / name
