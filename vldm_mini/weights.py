@@ -120,7 +120,14 @@ def parameter_table(module, depth=1):
 # ---------------------------------------------------------------------------------------------------------------------
 # The weights that ship with the project.
 
-RELEASES = "https://raw.githubusercontent.com/vldm-mini/vldm_mini/v{version}/data/checkpoints/"
+# where data/checkpoints is served, a slash at the end; stays empty until the project has a public address
+RELEASES = os.environ.get("VLDM_WEIGHTS_URL", "")
+
+
+def list_shipped(root):
+    """{path below data/checkpoints: sha256} of all shipped weights: what checkpoints.json beside this module holds."""
+    files = (path for path in sorted(Path(root).rglob("*")) if path.name in (WEIGHTS, CONFIG))
+    return {path.relative_to(root).as_posix(): sha256(path) for path in files}
 
 
 def shipped(name):
@@ -133,7 +140,7 @@ def shipped(name):
         if (folder / CONFIG).is_file():
             return folder
     listed = Path(__file__).with_name("checkpoints.json")
-    files = json.loads(listed.read_text()) if listed.is_file() else {}
+    files = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     if not any(path.startswith(f"{name}/") for path in files):
         raise FileNotFoundError(f"no weights called {name!r}: give the name of shipped ones, or a folder that "
                                 f"python -m vldm_mini train has filled")
@@ -144,11 +151,14 @@ def _fetch_weights(name, files):
     import pooch
 
     from . import __version__
+    if not RELEASES:
+        raise FileNotFoundError(f"the weights {name!r} lie in the repository's data/checkpoints and this package was "
+                                "installed without it: clone it, or set VLDM_WEIGHTS_URL to where that folder is served")
     cache = Path(pooch.os_cache("vldm_mini")) / f"checkpoints-{__version__}"
     for path in (path for path in files if path.startswith(f"{name}/")):
         try:
-            pooch.retrieve(RELEASES.format(version=__version__) + path, "sha256:" + files[path],
-                           fname=Path(path).name, path=(cache / path).parent, progressbar=True)
+            pooch.retrieve(RELEASES + path, "sha256:" + files[path], fname=Path(path).name,
+                           path=(cache / path).parent, progressbar=True)
         except ValueError as error:
             raise ValueError(f"{path} came with another sha256 than the package lists; try again later") from error
         except OSError as error:
