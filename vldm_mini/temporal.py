@@ -14,6 +14,7 @@ returns z), the wrapper around it owns the mix and image mode.
 """
 import inspect
 import json
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,7 +146,7 @@ class TemporalMix(nn.Module):
         shape = {"scalar": (), "channel": (place.channels, 1, 1, 1)}.get(per) if isinstance(per, str) else (per, 1, 1)
         self.layer, self.fixed_alpha = layer, None
         # MINI: alpha = sigmoid(mix), starting at 0.5: the paper gives neither; clamped at 1 it would never learn
-        self.mix = nn.Parameter(torch.full(shape, float(torch.logit(torch.tensor(alpha, dtype=torch.float64)))))
+        self.mix = nn.Parameter(torch.full(shape, math.log(alpha / (1 - alpha))))
 
     @property
     def alpha(self):
