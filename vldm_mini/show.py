@@ -20,12 +20,13 @@ import hashlib
 import html
 import io
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from vldm_mini.weights import replacing
 
 # Okabe and Ito: safe for colour-blind eyes
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -122,18 +123,10 @@ def _img(data: bytes, form: str, width: int, height: int, alt: str, pixelated: b
 
 
 def write_beside(path, data: bytes) -> Path:
-    """Write bytes into `path` by way of a file beside it, so that a full disk leaves no half-written file."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no folder {path.parent}; make it first") from None
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"could not write {path}: {error.strerror or error}") from error
-    return path
+    """Write bytes whole or not at all (a full disk leaves nothing half-written); returns the path."""
+    with replacing(path) as beside:
+        beside.write_bytes(data)
+    return Path(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -472,42 +465,40 @@ def alphas(layers, before=None, ax=None):
     return ax
 
 
-def losses(record, ax=None, smooth: int = 1, label: str = ""):
-    """Plot a run's loss over its steps, one line per noise level where the record has them.
+def losses(record, levels: bool = False, ax=None, smooth: int = 1, label: str = ""):
+    """Plot a run's losses over its steps; with `levels` the loss of each noise level, from low tau (dark) to high.
 
-    record: {"step": [...], "loss": [...]} or a sequence of {"step": ..., "loss": ...}; a loss is a number, or a dict
-    or list with one number per noise level (low to high). smooth: window of the running mean. Returns the axes.
+    record: a `training.Record`, or its rows [{"step": 10, "losses": {"image": 0.3}, "levels": [0.9, None, ...]}, ...];
+    {"step": 10, "loss": 0.3} does as well. smooth: window of a running mean. Returns the matplotlib axes.
     """
     import matplotlib.pyplot as plt
 
-    step, lines = _curves(record)
+    curves = _curves(getattr(record, "rows", record), levels)
     ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
-    for i, (name, y) in enumerate(lines.items()):
+    for i, (name, points) in enumerate(curves.items()):
+        step, y = np.array(points, dtype=float).T
         k = min(max(1, smooth), len(y))
-        y = np.convolve(y, np.ones(k) / k, mode="valid")
-        text = " ".join(s for s in (label, name) if s)
-        ax.plot(step[k - 1 :], y, color=COLOURS[i % len(COLOURS)], label=text or None)
+        colour = plt.get_cmap("viridis")(i / max(1, len(curves))) if levels else COLOURS[i % len(COLOURS)]
+        mean = np.convolve(y, np.ones(k) / k, mode="valid")
+        ax.plot(step[k - 1 :], mean, color=colour, label=f"{label} {name}".strip())
     ax.set(xlabel="step", ylabel="loss", yscale="log")
     ax.grid(alpha=0.3)
-    if any(lines) or label:
-        ax.legend(loc="best", fontsize=8)
+    ax.legend(loc="best", fontsize=7, ncols=2 if len(curves) > 5 else 1)
     return ax
 
 
-def _curves(record) -> tuple:
-    """A record in one of its two forms -> steps and {name: losses}."""
-    rows = getattr(record, "rows", record)
-    if hasattr(rows, "keys"):
-        if "loss" not in rows:
-            raise ValueError(f"the record has no 'loss'; it has {', '.join(map(str, rows))}")
-        loss = list(rows["loss"])
-        step = list(rows.get("step", range(len(loss))))
-    else:
-        rows = [r for r in rows if "loss" in r]
-        loss, step = [r["loss"] for r in rows], [r.get("step", i) for i, r in enumerate(rows)]
-    if not loss:
-        raise ValueError("the record holds no losses yet: train for a few steps first")
-    if hasattr(loss[0], "keys"):
-        return step, {str(name): np.array([float(x[name]) for x in loss]) for name in loss[0]}
-    table = np.array([np.atleast_1d(x) for x in loss], dtype=float)  # steps, noise levels
-    return step, {("" if table.shape[1] == 1 else f"noise level {i}"): table[:, i] for i in range(table.shape[1])}
+def _curves(rows, levels: bool) -> dict:
+    """Rows of a record -> {name of the line: [(step, loss), ...]}."""
+    curves = {}
+    for i, row in enumerate(rows):
+        if levels:
+            n = len(row.get("levels", ()))
+            named = {f"tau {1000 * j // n} to {1000 * (j + 1) // n}": y for j, y in enumerate(row.get("levels", ()))}
+        else:
+            named = row.get("losses") or ({"loss": row["loss"]} if "loss" in row else {})
+        for name, y in named.items():
+            if y is not None:
+                curves.setdefault(name, []).append((row.get("step", i), y))
+    if not curves:
+        raise ValueError("the record holds no losses of this kind yet: train for a few steps first")
+    return curves
