@@ -204,7 +204,7 @@ def load(source, size=64, stride=1, root=None, min_frames=1):
 
     size: frames are resized and centre-cropped to it, an int or (h, w); None keeps them as they are. stride: every
     stride-th frame is kept. root: the data folder, as in `fetch`. min_frames: shorter clips are left out, with a
-    warning. A folder of your own named like a set is given as "./actions". All is held in memory: 12 kB a frame at 64x64.
+    warning. A folder of your own named like a set is given as "./actions". Memory: 12 kB a frame at 64x64.
     """
     size = _size(size)
     if stride < 1:
@@ -247,7 +247,8 @@ def _action_clip(path, fps, size, stride):
     number, action = int(path.stem), FOLDERS.index(int(path.parent.name))
     person = number // 8
     frames = read_strip(path)[::stride]
-    frames = frames if size is None else torch.stack([_fit(frame.numpy(), size) for frame in frames])
+    if size not in (None, tuple(frames.shape[1:3])):
+        frames = torch.stack([_fit(frame.numpy(), size) for frame in frames])
     caption = f"person {person}: {ACTIONS[action]}"
     return VideoClip(
         name=f"actions/{path.parent.name}/{path.name}", frames=frames, fps=fps / stride,
@@ -260,7 +261,7 @@ def folder(path, size=64, stride=1):
     path = Path(path)
     media = _find(path)
     if not media:
-        raise ValueError(f"no videos in {path}: put {', '.join(VIDEOS[:6])} files or folders of png or jpg frames there")
+        raise ValueError(f"no videos in {path}: put {', '.join(VIDEOS[:6])} files or folders of png frames there")
     notes = _metadata(path / "metadata.jsonl")
     clips = [_clip(item, path, size, stride, notes) for item in media]
     strangers = sorted(notes.keys() - {clip.name for clip in clips})
@@ -308,7 +309,7 @@ def _metadata(path):
             notes[PurePosixPath(note["file_name"]).as_posix()] = note
         except (ValueError, KeyError, TypeError) as error:
             example = '{"file_name": "a.mp4", "text": "a dog"}'
-            raise ValueError(f"{path}, line {i} is not understood: write one JSON object a line, as {example}") from error
+            raise ValueError(f"{path}, line {i} is not understood: a line is one JSON object, as {example}") from error
     return notes
 
 
@@ -435,20 +436,35 @@ def held_out(clip, fraction=0.1):
 
     `actions`: person 8, and four pairs of a person and an action. Any other clip: by a hash of its group.
     """
-    if {"person", "action"} <= clip.labels.keys():
+    if _of_actions(clip):
         pair = (clip.labels["person"], clip.labels["action"])
         return pair[0] == HELD_OUT_PERSON or pair in HELD_OUT_PAIRS
+    return _chance(clip) < fraction
+
+
+def _of_actions(clip):
+    return {"person", "action"} <= clip.labels.keys()
+
+
+def _chance(clip):
     # MINI: a hash, not a shuffled list: a clip stays on its side when others come or go, on every machine
     digest = hashlib.sha256((clip.group or clip.name).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < fraction
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def split(clips, fraction=0.1):
-    """-> (clips to train on, clips held out), whole clips by `held_out`; no frame of one side is on the other."""
-    train = [clip for clip in clips if not held_out(clip, fraction)]
-    if not train:
-        raise ValueError(f"all of the {len(clips)} clips are held out: add clips, or lower fraction={fraction}")
-    return train, [clip for clip in clips if held_out(clip, fraction)]
+    """-> (clips to train on, clips held out), whole clips by `held_out`; no frame of one side is on the other.
+
+    A small set, where that leaves one side empty, gives it the group that comes nearest: two clips are one and one.
+    A single clip is trained on. fraction=0 holds out nothing. None of this holds for `actions`: its rule is strict.
+    """
+    out = [held_out(clip, fraction) for clip in clips]
+    chances = sorted({_chance(clip) for clip in clips if not _of_actions(clip)})
+    if chances and all(out):
+        out = [_of_actions(clip) or _chance(clip) != chances[-1] for clip in clips]
+    elif not any(out) and fraction > 0 and len(chances) > 1:
+        out = [_chance(clip) == chances[0] for clip in clips]
+    return [c for c, o in zip(clips, out) if not o], [c for c, o in zip(clips, out) if o]
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -514,7 +530,7 @@ def summary(source, root=None):
     for key in dict.fromkeys(key for clip in clips for key in clip.words):
         words = Counter(clip.words[key] for clip in clips if key in clip.words)
         lines.append(f"  {key}: " + ", ".join(f"{word} ({n})" for word, n in words.items()))
-    lines.append(f"  held out from training: {sum(held_out(clip) for clip in clips)} clips")
+    lines.append(f"  held out from training: {len(split(clips)[1])} of {len(clips)} clips")
     entry = catalogue().get(source) if isinstance(source, str) else None
     if entry:
         lines += [f"  what: {entry.title}", f"  licence: {entry.licence}", f"  terms: {entry.terms}"]
