@@ -6,8 +6,7 @@
 
 Chapters 00 and 04 walk it. Key frames only, so far: no prediction, no interpolation, no upsampling.
 """
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from .diffusion import Schedule, ddim, ddim_times, guided
 from .temporal import TemporalLayers, VideoModel
 from .training import rng
 from .unet import UNet
-from .weights import CONFIG, load_config, shipped, write_text
+from .weights import CONFIG, load_config, shipped
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,6 @@ class VideoLDM:
         theta = UNet.from_pretrained(folder / "image").to(device)
         layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
         return cls(autoencoder, theta, layers, config)
-
-    def save_config(self, folder):
-        """Write config.json beside the three stages."""
-        write_text(Path(folder) / CONFIG, json.dumps(asdict(self.config), indent=1) + "\n")
 
     def labels(self, **asked):
         """Words or numbers -> labels (1, n): labels(action="bend", person=2). What is not asked is the null label."""

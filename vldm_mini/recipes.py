@@ -6,7 +6,8 @@
 
 Stages of one set lie side by side in one folder; each reads what the earlier ones left there.
 """
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from .autoencoder import (Autoencoder, AutoencoderConfig, PatchCritic, adaptive_
                           hinge_decoder_loss)
 from .datasets import video
 from .diffusion import Schedule, ddim, ddim_times, denoising_loss
+from .pipeline import PipelineConfig
 from .temporal import VideoModel, insert
 from .training import Player, Settings, rng, train
 from .unet import UNet, UNetConfig
@@ -136,34 +138,53 @@ def reconstruction_psnr(model, clips, every=8):
 
 @dataclass(frozen=True)
 class Latents:
-    """A set as its autoencoder sees it. films: [(t c h w)] in half precision; labels (clips, n)."""
+    """A set as its autoencoder sees it. films: [(t c h w)] in half precision; labels (clips, n) long.
+
+    words: for each label its name and what its classes mean, held-out ones included; fps: of the films.
+    """
     films: list
     labels: torch.Tensor
-    classes: tuple
-    words: tuple = ()
+    words: tuple
+    fps: float
+
+    @property
+    def classes(self):
+        """The number of classes of each label, which is also its null label."""
+        return tuple(len(meanings) for _, meanings in self.words)
 
 
 @torch.no_grad()
-def latents(model, clips):
-    """Encode every frame of every clip once -> Latents."""
-    films = [torch.cat([model.encode(video.to_float(part).to(machine.device())).half().cpu()
-                        for part in clip.frames.split(64)]) for clip in clips]
-    labels = torch.stack([video.label_vector(clip) for clip in clips])
-    return Latents(films, labels, tuple(int(n) + 1 for n in labels.max(0).values))
+def encode_clips(model, clips):
+    """Encode every frame of every clip -> [(t c h w)] in half precision, on the CPU."""
+    return [torch.cat([model.encode(video.to_float(part).to(machine.device())).half().cpu()
+                       for part in clip.frames.split(64)]) for clip in clips]
 
 
-def cached_latents(data, dial, out):
-    """The training clips of a set as latents; encoded on first use and kept beside the run, by the encoder's sha256."""
-    key = weights.sha256(Path(out) / "autoencoder" / weights.WEIGHTS)[:12]
-    path = Path(out) / "latents" / f"{data if data.isidentifier() else 'folder'}-{dial.pixels}-{key}.safetensors"
+def vocabulary(clips):
+    """What the labels of clips mean: (("action", ("bend", ...)), ...), a class never seen being its number."""
+    words = {}
+    for clip in clips:
+        for name, value in clip.labels.items():
+            words.setdefault(name, {})[value] = str(clip.words.get(name, value))
+    return tuple((name, tuple(seen.get(k, str(k)) for k in range(max(seen) + 1))) for name, seen in words.items())
+
+
+def training_latents(data, dial, out):
+    """The training clips of a set as Latents; encoded once and kept beside the run, by the encoder's sha256."""
+    folder = Path(out) / "autoencoder"
+    if not (folder / weights.WEIGHTS).is_file():
+        raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train autoencoder --data {data}")
+    clips = video.load(data, size=dial.pixels)
+    train_clips = video.split(clips)[0]
+    path = Path(out) / "latents" / f"{dial.pixels}-{weights.sha256(folder / weights.WEIGHTS)[:12]}.safetensors"
     if not path.is_file():
-        clips = [clip for clip in video.split(video.load(data, size=dial.pixels))[0]]
-        found = latents(Autoencoder.from_pretrained(Path(out) / "autoencoder").to(machine.device()), clips)
-        weights.save_tensors(path, {f"{i:05d}": film for i, film in enumerate(found.films)} | {"labels": found.labels})
-    tensors = weights.load_tensors(path)
-    labels = tensors.pop("labels")
-    classes = (4, 9) if data == "actions" else tuple(int(n) + 1 for n in labels.max(0).values)
-    return Latents([tensors[k] for k in sorted(tensors)], labels, classes)
+        films = encode_clips(Autoencoder.from_pretrained(folder).to(machine.device()), train_clips)
+        weights.save_tensors(path, {f"{i:05d}": film for i, film in enumerate(films)})
+    films = weights.load_tensors(path)
+    if len(films) != len(train_clips):
+        raise ValueError(f"{path} holds {len(films)} clips and {data} has {len(train_clips)}; delete it")
+    labels = torch.stack([video.label_vector(clip) for clip in train_clips])
+    return Latents([films[k] for k in sorted(films)], labels, vocabulary(clips), train_clips[0].fps)
 
 
 def draw_clips(found, frames, stride, generators):
@@ -183,7 +204,7 @@ def draw_clips(found, frames, stride, generators):
 def drop_labels(labels, classes, generators, p=LABEL_DROP):
     """Each label becomes the null label with probability p, so that guidance and unconditional sampling work."""
     dropped = torch.stack([torch.rand(len(classes), generator=g) for g in generators]).to(labels.device) < p
-    return torch.where(dropped, torch.tensor(classes, device=labels.device), labels)
+    return torch.where(dropped, torch.tensor(classes, dtype=torch.long, device=labels.device), labels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -206,7 +227,7 @@ def diffusion_loss(model, found, frames, stride, seed):
 def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
     """theta: the image LDM on single frames, eq. (1). Saves out/image."""
     dial, settings, folder = SIZES[size], settings_for(size, "image", steps, seed), Path(out) / "image"
-    found = cached_latents(data, dial, out)
+    found = training_latents(data, dial, out)
     torch.manual_seed(seed)
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
                      out_channels=dial.autoencoder.latent_channels)
@@ -220,7 +241,7 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
 def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
     """phi: temporal layers on clips, eq. (2), theta frozen. Saves out/temporal."""
     dial, settings, folder = SIZES[size], settings_for(size, "temporal", steps, seed), Path(out) / "temporal"
-    found = cached_latents(data, dial, out)
+    found = training_latents(data, dial, out)
     theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
     torch.manual_seed(seed)
     layers = insert(theta, **dial.temporal)
@@ -229,6 +250,8 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))
+    config = PipelineConfig(found.words, dial.pixels, dial.frames, round(found.fps / dial.stride, 3))
+    weights.write_text(Path(out) / weights.CONFIG, json.dumps(asdict(config), indent=1) + "\n")
     return record
 
 
