@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def _environment():
     """Set before torch is imported, and inherited by the notebooks' kernels and by commands that tests start."""
-    from vldm_mini import machine                                          # imports no torch
+    from vldm_mini import machine  # imports no torch
+
     os.environ["VLDM_SIZE"] = "xs"
     os.environ["VLDM_PRECISION"] = "fp32"                                  # no stop-watch decides what a test computes
     os.environ["OMP_NUM_THREADS"] = str(machine.threads())
@@ -32,7 +33,7 @@ def real_data():
 
 
 def pytest_collectstart(collector):
-    """Notebooks: compare no output that depends on the machine, and skip those that ask for it before a kernel starts."""
+    """Notebooks: compare no output that depends on the machine; skip one that asks for it before a kernel starts."""
     if hasattr(collector, "skip_compare"):                                 # nbval's file collector
         collector.skip_compare += ("stderr", "text/html", "image/svg+xml")
         wish = json.loads(Path(collector.path).read_text(encoding="utf-8"))["metadata"].get("vldm", {}).get("skip_test")

@@ -113,39 +113,35 @@ def mini_marks():
 def train(args):
     """Train one stage; a run that was stopped goes on from its last checkpoint."""
     from vldm_mini import machine, recipes
-    _known("stage", args.stage, recipes.STAGES)
+    if args.stage not in recipes.STAGES:
+        raise ValueError(f"unknown stage {args.stage!r}; choose one of {', '.join(recipes.STAGES)}")
     _threads()
     size = args.size or machine.pick_size()
     out = Path(args.out or Path("runs") / f"{Path(args.data).name}-{size}")
     recipes.STAGES[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume)
-    print(f"done: {out}")
+    print(f"done: {out / args.stage}")
 
 
 def sample(args):
     """One film from trained weights: an animated WebP, a PNG film strip and an x-t slice."""
-    import torch
-
     from vldm_mini import show
     from vldm_mini.pipeline import VideoLDM
     _threads()
+    asked = {"person": args.person, "action": args.action} | dict(args.label)
+    asked = {name: int(value) if value.isdigit() else value for name, value in asked.items() if value is not None}
     model = VideoLDM.from_pretrained(args.weights)
-    labels = torch.tensor([[args.action, args.person]])
-    frames = model.generate(labels, frames=args.frames, alpha=args.alpha, seed=args.seed)
+    film = model.generate(model.labels(**asked), frames=args.frames, alpha=args.alpha, seed=args.seed)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    show.movie(frames).save(out / "film.webp")
-    print(f"done: {out}")
+    show.movie(film, fps=model.config.fps).save(out / "film.webp")
+    show.strip(film).save(out / "strip.png")
+    show.slice(film).save(out / "slice.png")
+    print(f"done: film.webp, strip.png and slice.png in {out}")
 
 
 def data(args):
     """Fetch a set (or read a folder of videos), check it, and say what is in it."""
     from vldm_mini.datasets import video
     print(video.summary(args.name))
-
-
-def _known(what, name, names):
-    if name not in names:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
 
 
 # -------------------------------------------------------------------------------------------------------- the options
@@ -161,6 +157,13 @@ def _positive(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
+
+
+def _label(text):
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
 
 
 def _share(text):
@@ -201,16 +204,18 @@ def _train_options(sub):
     sub.add_argument("--size", choices=("xs", "s", "m"), help="default: VLDM_SIZE, or what suits the machine")
     sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", help="folder of the run (runs/DATA-SIZE/STAGE)")
+    sub.add_argument("--out", help="folder of the run of all stages (runs/DATA-SIZE)")
     sub.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
                      help="go on from the last checkpoint in the folder, where there is one")
 
 
 def _sample_options(sub):
     sub.add_argument("--weights", default="actions", help="a shipped set of weights, or the folder of a run (actions)")
-    sub.add_argument("--person", type=int, default=0, help="0 to 8")
-    sub.add_argument("--action", type=int, default=0, help="0 wave one hand, 1 wave two hands, 2 jumping jacks, 3 bend")
-    sub.add_argument("--frames", type=_positive, default=8)
+    sub.add_argument("--person", help="0 to 8 (default: left to the model)")
+    sub.add_argument("--action", help="'wave one hand', 'wave two hands', 'jumping jacks', bend, or 0 to 3")
+    sub.add_argument("--label", action="append", type=_label, default=[], metavar="NAME=VALUE",
+                     help="a label of your own data, for weights that were trained on it")
+    sub.add_argument("--frames", type=_positive, help="default: as trained")
     sub.add_argument("--alpha", type=_share, help="0 to 1 sets every mix; 1 is the image model (default: as trained)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", default="sample_out", help="folder for the film (sample_out)")

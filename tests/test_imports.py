@@ -1,0 +1,86 @@
+"""Who may know what (the house's plan), and what importing the package may pull in."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "vldm_mini"
+MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in sorted(PACKAGE.rglob("*.py"))
+           if file.name != "__init__.py"}
+
+TOOLS = {"weights", "machine"}                                             # files and hardware: no idea of the paper's
+NETWORKS = {"blocks", "unet", "temporal", "autoencoder", "context", "upsampler"}
+DATA = {"datasets.toy", "datasets.video", "datasets.driving"}
+CORE = {"diffusion", "training", "recipes", "pipeline", *NETWORKS, *TOOLS}
+MAY_KNOW = {
+    "diffusion": set(),
+    "blocks": set(),
+    "weights": set(),
+    "machine": {"datasets.video"},                                         # its report says which data is there
+    "unet": {"blocks", "weights"},
+    "temporal": {"blocks", "weights"},
+    "autoencoder": {"blocks", "weights"},
+    "training": TOOLS,
+    "datasets.toy": {"blocks", "diffusion"},
+    "datasets.video": TOOLS,
+    "metrics": DATA | TOOLS | {"blocks", "diffusion", "training"},
+    "pipeline": NETWORKS | TOOLS | {"diffusion", "training"},
+    "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics"},
+    "stable_diffusion": NETWORKS | TOOLS | {"diffusion"},
+    "show": {"weights"},
+    "exercises": {"weights"},
+    "lab": CORE | DATA | {"metrics", "show"},
+    "demo": CORE | {"show", "metrics"},
+    "__main__": CORE | DATA | {"demo", "show", "lab", "metrics", "exercises"},
+}
+LIGHT = {"torch", "einops", "numpy", "vldm_mini"}
+HEAVY = ("av", "pooch", "diffusers", "transformers", "matplotlib", "IPython", "PIL", "scipy", "accelerate", "peft")
+
+
+def imports(name):
+    """[(full name, inside a function?)] of all that a module imports, relative imports resolved."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    inside = {node for function in ast.walk(tree) if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+              for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ["vldm_mini", *name.split(".")][:-node.level] if node.level else []
+            base = ".".join([*package, *filter(None, [node.module])])
+            yield from ((f"{base}.{alias.name}", node in inside) for alias in node.names)
+
+
+def known(name):
+    """Names of our own modules that a module imports, wherever it does."""
+    full = [target.removeprefix("vldm_mini.") for target, _ in imports(name) if target.startswith("vldm_mini.")]
+    return {max((m for m in MODULES if f"{target}.".startswith(f"{m}.")), key=len, default=None) for target in full} - {None}
+
+
+def test_the_graph_sees_relative_absolute_and_inner_imports():
+    assert "datasets.video" in known("machine") and "blocks" in known("unet") and "recipes" in known("__main__")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_knows_only_what_it_may(name):
+    assert name in MAY_KNOW, f"vldm_mini/{name} is new: say in this file what it may know"
+    assert known(name) <= MAY_KNOW[name] | {name}, f"{name} must not know {sorted(known(name) - MAY_KNOW[name])}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_heavy_packages_only_where_it_uses_them(name):
+    if name == "stable_diffusion":
+        pytest.skip("its subject is diffusers; nothing imports it")
+    top = {target.partition(".")[0] for target, inside in imports(name) if not inside}
+    assert top - LIGHT - set(sys.stdlib_module_names) == set()
+
+
+def test_importing_the_package_and_its_core_pulls_in_nothing_heavy():
+    core = sorted((CORE | {"metrics", "show", "datasets.video", "datasets.toy"}) & MODULES.keys())
+    code = ("import sys, vldm_mini; early = [m for m in ('torch', 'numpy') if m in sys.modules]\n"
+            + "\n".join(f"import vldm_mini.{name}" for name in core)
+            + f"\nprint(early, [m for m in {HEAVY!r} if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "[] []", done.stdout + done.stderr
