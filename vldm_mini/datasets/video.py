@@ -339,7 +339,7 @@ def read_video(path, size=None, stride=1):
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError(f"{path} holds no pictures: give a file with a video stream")
+                raise ValueError(f"{path} holds no pictures, it is damaged or sound only: replace or delete it")
             frames, fps, seconds = _decode(container, _size(size), stride)
             expected = (container.duration or 0) / av.time_base
     except av.FFmpegError as error:
