@@ -19,8 +19,9 @@ def zero_init(layer):
 
 
 def group_norm(channels, eps=1e-5):
-    """32 groups as in Stable Diffusion, fewer where the width asks for it."""
-    return nn.GroupNorm(math.gcd(32, channels) if channels >= 128 else math.gcd(16, channels), channels, eps=eps)
+    """32 groups as in Stable Diffusion, fewer where the width asks for it, so that a group is more than one channel."""
+    groups = 32 if channels >= 128 else 16 if channels >= 32 else 4
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=eps)
 
 
 def sinusoidal_embedding(position, dim, max_period=10000):
