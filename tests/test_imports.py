@@ -32,7 +32,7 @@ MAY_KNOW = {
     "show": {"weights"},
     "exercises": {"weights"},
     "lab": CORE | DATA | {"metrics", "show"},
-    "demo": CORE | {"show", "metrics"},
+    "demo": CORE | {"datasets.video", "show", "metrics"},
     "__main__": CORE | DATA | {"demo", "show", "lab", "metrics", "exercises"},
 }
 LIGHT = {"torch", "einops", "numpy", "vldm_mini"}
@@ -56,7 +56,8 @@ def imports(name):
 def known(name):
     """Names of our own modules that a module imports, wherever it does."""
     full = [target.removeprefix("vldm_mini.") for target, _ in imports(name) if target.startswith("vldm_mini.")]
-    return {max((m for m in MODULES if f"{target}.".startswith(f"{m}.")), key=len, default=None) for target in full} - {None}
+    hits = ([module for module in MODULES if f"{target}.".startswith(f"{module}.")] for target in full)
+    return {max(hit, key=len) for hit in hits if hit}
 
 
 def test_the_graph_sees_relative_absolute_and_inner_imports():

@@ -1,0 +1,189 @@
+"""Commands: mistakes at the door are one line and exit code 2; `check` tells what is wrong; threads and format are measured."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vldm_mini import __main__ as commands
+from vldm_mini import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(capsys, *words):
+    """(exit code, stdout, stderr) of one command."""
+    try:
+        code = commands.main(words)
+    except SystemExit as stop:                                             # argparse
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+# ------------------------------------------------------------------------------------------------------- at the door
+
+@pytest.mark.parametrize("words, says", [
+    ((), "COMMAND"),
+    (("fly",), "fly"),
+    (("check", "--bogus"), "--bogus"),
+    (("train", "dance"), "autoencoder, image, temporal"),
+    (("train", "image", "--size", "xl"), "xl"),
+    (("train", "image", "--steps", "0"), "'0'"),
+    (("train", "autoencoder", "--data", "nowhere"), "nowhere"),
+    (("sample", "--alpha", "1.5"), "1.5"),
+    (("sample", "--frames", "none"), "none"),
+    (("sample", "--label", "book"), "NAME=VALUE"),
+    (("sample", "--weights", "nowhere"), "nowhere"),
+    (("data", "nowhere"), "nowhere"),
+])
+def test_a_mistake_is_one_line_that_names_it_and_exit_code_2(capsys, words, says):
+    code, out, err = run(capsys, *words)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(args):
+        raise KeyError("ours")
+    monkeypatch.setattr(commands, "check", broken)
+    with pytest.raises(KeyError):
+        commands.main(["check"])
+
+
+def test_a_missing_package_is_one_line_with_the_way_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupyterlab", None)
+    code, _, err = run(capsys, "lab")
+    assert code == 2 and "jupyterlab is not installed: pip install" in err and err.count("\n") == 1
+
+
+def test_out_of_memory_is_one_line(capsys, monkeypatch):
+    def hungry(args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+    monkeypatch.setattr(commands, "sample", hungry)
+    code, _, err = run(capsys, "sample")
+    assert code == 2 and "out of memory" in err
+
+
+def test_python_dash_m_runs_and_quits_with_the_same_code():
+    done = subprocess.run([sys.executable, "-m", "vldm_mini", "fly"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
+def test_the_test_command_is_one_pytest_over_tests_and_notebooks(monkeypatch):
+    calls = []
+    monkeypatch.setattr(pytest, "main", lambda args: calls.append(args) or 0)
+    monkeypatch.chdir(ROOT)
+    assert commands.main(["test"]) == 0 and commands.main(["test", "tests/test_commands.py", "-k", "door"]) == 0
+    assert "--nbval-lax" in calls[0] and calls[0][-2:] == ["tests", "notebooks"]
+    assert calls[1][-3:] == ["tests/test_commands.py", "-k", "door"] and len(calls) == 2
+
+
+def test_sample_writes_a_film_a_strip_and_a_slice(capsys, tmp_path):
+    if not (ROOT / "data" / "checkpoints" / "actions").is_dir():
+        pytest.skip("needs the shipped weights")
+    code, _, err = run(capsys, "sample", "--person", "2", "--action", "bend", "--frames", "2", "--out", str(tmp_path / "o"))
+    assert (code, err) == (0, "")
+    assert {file.name for file in (tmp_path / "o").iterdir()} == {"film.webp", "strip.png", "slice.png"}
+
+
+# -------------------------------------------------------------------------------------------------------------- check
+
+@pytest.fixture
+def sound(monkeypatch):
+    """A machine with everything in place but weights and data, whatever this one lacks."""
+    monkeypatch.setattr(machine, "weights_found", lambda: ({"data/checkpoints/a.safetensors": 1.0}, []))
+    monkeypatch.delenv("VLDM_DATA", raising=False)
+
+
+def test_check_is_content_on_a_sound_machine_and_tells_what_it_measured(capsys, sound):
+    code, out, _ = run(capsys, "check")
+    assert code == 0 and "all is well" in out
+    assert all(word in out for word in ("torch", "device", "threads", "number format", "to run"))
+    facts = json.loads(run(capsys, "check", "--json")[1])
+    assert facts["threads"] >= 1 and facts["number_format"]["precision"] == "fp32" and facts["problems"] == []
+
+
+@pytest.mark.parametrize("name, version, says", [("einops", None, "einops is not installed"),
+                                                 ("torch", "2.1.0", "torch is 2.1.0, older than 2.11"),
+                                                 ("av", None, "av is not installed")])
+def test_check_fails_on_a_package_that_is_missing_or_too_old(capsys, sound, monkeypatch, name, version, says):
+    real = machine._version
+    monkeypatch.setattr(machine, "_version", lambda package: version if package == name else real(package))
+    code, out, _ = run(capsys, "check")
+    assert code == 1 and says in out and "pip install" in out
+
+
+def test_check_fails_on_a_data_folder_that_is_named_but_broken(capsys, sound, monkeypatch, tmp_path):
+    monkeypatch.setenv("VLDM_DATA", str(tmp_path / "nowhere"))
+    assert run(capsys, "check")[0] == 1
+    monkeypatch.setenv("VLDM_DATA", str(tmp_path))
+    assert "is empty" in run(capsys, "check")[1]
+    (tmp_path / "signs").mkdir()
+    (tmp_path / "signs" / "again.mkv").write_bytes(b"half a film")
+    code, out, _ = run(capsys, "check")
+    assert code == 1 and "signs" in out
+
+
+def test_check_fails_without_weights_and_on_half_a_file(capsys, monkeypatch, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.weights_found()[1][0].startswith("no weights")
+    file = tmp_path / "data" / "checkpoints" / "a" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({"x": torch.zeros(100)}, file)
+    assert machine.weights_found() == ({"data/checkpoints/a/model.safetensors": 0.0}, [])
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "is damaged" in machine.weights_found()[1][0]
+
+
+@pytest.mark.parametrize("name, ask", [("VLDM_SIZE", machine.pick_size), ("VLDM_PRECISION", machine.probe)])
+def test_a_wrong_word_in_the_environment_is_told(monkeypatch, name, ask):
+    monkeypatch.setenv(name, "huge")
+    with pytest.raises(ValueError, match=f"{name} is 'huge'; use "):
+        ask()
+
+
+# ---------------------------------------------------------------------------------------------- threads, number format
+
+def grant(tmp_path, own, files):
+    """A cgroup tree in a folder: /proc/self/cgroup's text, and {file: text} below the root."""
+    (tmp_path / "self").write_text(own)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return machine.quota(tmp_path, tmp_path / "self")
+
+
+@pytest.mark.parametrize("own, files, cores", [
+    ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+    ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2.0),           # set above us
+    ("0::/not/here\n", {"cpu.max": "300000 100000"}, 3.0),                                     # a container's own view
+    ("4:cpu,cpuacct:/a\n0::/\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "50000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, 0.5),
+    ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ("4:memory:/a\n", {}, None),
+])
+def test_the_quota_of_either_cgroup_version_is_read(tmp_path, own, files, cores):
+    assert grant(tmp_path, own, files) == cores
+
+
+def test_there_is_no_quota_where_there_are_no_cgroups(tmp_path):
+    assert machine.quota(tmp_path, tmp_path / "absent") is None
+
+
+def test_threads_are_the_least_of_mask_quota_and_wish_and_never_zero(monkeypatch):
+    monkeypatch.setattr(machine, "quota", lambda: 0.5)
+    assert machine.threads() == 1
+    monkeypatch.setattr(machine, "quota", lambda: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert machine.threads() == 1
+
+
+@pytest.mark.parametrize("fp32, bf16, chosen", [(100, 1, "fp32"), (100, 110, "fp32"), (100, 400, "bf16"), (100, 0, "fp32")])
+def test_the_faster_format_wins_and_an_emulated_one_is_not_timed_twice(monkeypatch, fp32, bf16, chosen):
+    timed = []
+    monkeypatch.setattr(machine, "_gflops", lambda name, n, half: timed.append(n) or (bf16 if half else fp32))
+    assert machine._timed_probe.__wrapped__("cpu").precision == chosen
+    assert max(timed) == (256 if bf16 < 34 else 1024)
