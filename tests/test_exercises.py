@@ -177,3 +177,8 @@ def test_a_file_that_is_no_notebook_is_told_in_a_sentence(tmp_path):
         ex.read(tmp_path / "x.ipynb")
     with pytest.raises(FileNotFoundError, match="no notebook"):
         ex.student_version(tmp_path / "missing.ipynb", tmp_path)
+
+
+def test_what_is_kept_can_be_read_again(tmp_path):
+    path = ex.keep("failure", {"person": 3}, folder=tmp_path / "kept")
+    assert json.loads(path.read_text()) == {"person": 3} and path.name == "failure.json"

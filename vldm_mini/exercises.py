@@ -34,7 +34,7 @@ from pathlib import Path
 
 import torch
 
-from vldm_mini.show import write_beside
+from vldm_mini.weights import write_text
 
 HEADING = re.compile(r"^#+ Exercise (\d+) \(([emh]), (\d+) min\): (.+)$", re.MULTILINE)
 REGION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -143,6 +143,14 @@ def reveal(guess: Guess, truth, why: str = "", within: float = 0.1) -> None:
         print(why)
 
 
+def keep(name: str, value, folder="build/kept") -> Path:
+    """Write what a later chapter asks for again, as JSON, into `folder` beside the notebook; says where."""
+    path = Path(folder) / f"{name}.json"
+    write_text(path, json.dumps(value, indent=1) + "\n")
+    print(f"kept in {path}")
+    return path
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Notebooks
 
@@ -236,5 +244,5 @@ def student_version(notebook, out="build/student") -> Path:
     for cell in book["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return write_beside(target, (json.dumps(book, indent=1, ensure_ascii=False) + "\n").encode())
+    write_text(target, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    return target

@@ -98,7 +98,7 @@ def _strip_pixels(x: np.ndarray) -> np.ndarray:
 # Bytes out
 
 
-def _encode(image: np.ndarray, form: str = "png", colours: int | None = None, **options) -> bytes:
+def encode_image(image: np.ndarray, form: str = "png", colours: int | None = None, **options) -> bytes:
     """uint8 `h w 3` -> the bytes of a PNG or WebP file; `colours` (a palette) makes a fall-back small."""
     from PIL import Image
 
@@ -110,14 +110,14 @@ def _encode(image: np.ndarray, form: str = "png", colours: int | None = None, **
     return buffer.getvalue()
 
 
-def _uri(data: bytes, form: str) -> str:
+def uri(data: bytes, form: str) -> str:
     return f"data:image/{form};base64,{base64.b64encode(data).decode()}"
 
 
 def _img(data: bytes, form: str, width: int, height: int, alt: str, pixelated: bool = True) -> str:
     style = "max-width:100%;" + ("image-rendering:pixelated" if pixelated else "height:auto")
     return (
-        f'<img src="{_uri(data, form)}" width="{width}" height="{height}" alt="{html.escape(alt, quote=True)}" '
+        f'<img src="{uri(data, form)}" width="{width}" height="{height}" alt="{html.escape(alt, quote=True)}" '
         f'style="{style}">'
     )
 
@@ -148,13 +148,13 @@ class Picture:
         return self.image.shape[1] * self.scale, self.image.shape[0] * self.scale
 
     def html(self) -> str:
-        return _img(_encode(self.image), "png", *self.size, self.alt, self.pixelated)
+        return _img(encode_image(self.image), "png", *self.size, self.alt, self.pixelated)
 
     def _repr_html_(self) -> str:
         return self.html()
 
     def _repr_png_(self):
-        return _encode(self.image), {"width": self.size[0], "height": self.size[1]}
+        return encode_image(self.image), {"width": self.size[0], "height": self.size[1]}
 
     def __repr__(self) -> str:
         return f"Picture({self.image.shape[1]}x{self.image.shape[0]}: {self.alt})"
@@ -165,7 +165,7 @@ class Picture:
         if form not in ("png", "webp"):
             raise ValueError(f"a picture is saved as .png or .webp, not {Path(path).name!r}")
         big = self.image.repeat(self.scale, 0).repeat(self.scale, 1)
-        return write_beside(path, _encode(big, form, lossless=True))
+        return write_beside(path, encode_image(big, form, lossless=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +191,7 @@ class Movie:
 
     def _repr_png_(self):
         image = _strip_pixels(self.frames[None])
-        return _encode(image, colours=256), {"width": image.shape[1], "height": image.shape[0]}
+        return encode_image(image, colours=256), {"width": image.shape[1], "height": image.shape[0]}
 
     def __repr__(self) -> str:
         t, h, w = self.frames.shape[:3]
@@ -218,7 +218,7 @@ class Movie:
         if form == "mp4":
             return write_beside(path, _mp4(self.frames, self.fps, self.scale, max(1, self.loop)))
         if form == "png":
-            return write_beside(path, _encode(_strip_pixels(self.frames[None])))
+            return write_beside(path, encode_image(_strip_pixels(self.frames[None])))
         raise ValueError(f"a movie is saved as .webp, .gif, .mp4 or .png (a strip), not {Path(path).name!r}")
 
 
@@ -364,15 +364,16 @@ class Scrubber:
         t, h, w = self.items[0].shape[:3]
         code = {"quality": 88, "method": 4} if self.pixelated else {"lossless": True}
         data = {
-            "items": [_uri(_encode(np.concatenate(list(x), axis=1), "webp", **code), "webp") for x in self.items],
-            "slices": [_uri(_encode(x), "png") for x in self.slices],
+            "items": [uri(encode_image(np.concatenate(list(x), axis=1), "webp", **code), "webp") for x in self.items],
+            "slices": [uri(encode_image(x), "png") for x in self.slices],
             "labels": list(self.labels), "t": t, "width": w * self.scale, "height": h * self.scale, "loop": self.loop,
             "ms": round(1000 / self.fps), "start": self.start, "pixelated": self.pixelated, "alt": self.alt,
         }  # fmt: skip
         text = json.dumps(data).replace("</", "<\\/")
         image = self._fallback()
         alt = f"{self.alt}: {', '.join(self.labels)}"
-        fallback = _img(_encode(image, "webp", quality=70), "webp", image.shape[1], image.shape[0], alt, self.pixelated)
+        still, size = encode_image(image, "webp", quality=70), (image.shape[1], image.shape[0])
+        fallback = _img(still, "webp", *size, alt, self.pixelated)
         key = "vldm-" + hashlib.sha256(text.encode()).hexdigest()[:12]
         return _SCRUBBER.format(key=key, fallback=fallback, data=text)
 
