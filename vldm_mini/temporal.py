@@ -156,6 +156,9 @@ class TemporalMix(nn.Module):
     def forward(self, z, clip):
         if clip.image:
             return z
+        if self.mix.ndim == 3 and len(self.mix) != clip.frames:
+            raise ValueError(f"the mix has one alpha a frame for {len(self.mix)} frames, and the clip has {clip.frames}; "
+                             'for any number of frames, insert with per="scalar"')
         # alpha z + (1 - alpha) z_t, written so that it is z to the bit where z_t = z or alpha = 1
         return z + (1 - self.alpha) * (self.layer(z, clip) - z)
 
@@ -241,7 +244,8 @@ class TemporalLayers(nn.Module):
 
     def save_pretrained(self, folder, card="", dtype=torch.float16):
         """phi in half precision, settings, card; the source of a reader's own layers beside them."""
-        save_tensors(Path(folder) / WEIGHTS, {k: x.to(dtype) if x.ndim else x for k, x in self.state_dict().items()})
+        half = lambda x: x.to(dtype) if x.is_floating_point() and x.ndim else x                         # noqa: E731
+        save_tensors(Path(folder) / WEIGHTS, {name: half(x) for name, x in self.state_dict().items()})
         write_text(Path(folder) / CONFIG, json.dumps(self.settings, indent=1) + "\n")
         for make in self.classes:
             if make.__module__ != __name__:
