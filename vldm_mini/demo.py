@@ -121,7 +121,7 @@ def write(out: Path, image, video, long, facts: dict, log: Log, fps: float) -> P
 
 def _film(x: np.ndarray, alt: str, row: int, size: int) -> str:
     """A film as one wide picture (`t h w 3`) of which a script shows one frame at a time; a line marks `row`."""
-    sheet = show.uri(show.encode_image(np.concatenate(list(x), axis=1), "webp", quality=92, method=6), "webp")
+    sheet = show.uri(show.encode_image(np.concatenate(list(x), axis=1), "webp", quality=92, method=4), "webp")
     style = f"width:{size}px;height:{size}px;background-size:{len(x) * 100}% 100%;background-image:url({sheet})"
     line = f'<i class="row" style="top:{100 * (row + 0.5) / x.shape[1]:.1f}%"></i>'
     name = f'role="img" aria-label="{html.escape(alt)}" data-frames="{len(x)}"'
@@ -170,8 +170,9 @@ def _rows(log: Log) -> str:
 def page(image, video, long, facts: dict, log: Log, fps: float, strip) -> str:
     """One self-contained HTML page: no script, font or picture comes from elsewhere."""
     x, row = show.pixels(long)[0], show.moving_row(long)
+    hero = min(3, len(video) - 1)  # the second action by the second person
     values = dict(
-        hero=_pair(image[0], video[0], facts["names"][0], 224), hero_name=html.escape(facts["names"][0]),
+        hero=_pair(image[hero], video[hero], facts["names"][hero], 224), hero_name=html.escape(facts["names"][hero]),
         cards=_cards(image, video, facts), long_name=html.escape(facts["long"]), frames=video.shape[1],
         long=_film(x, f"video model: {facts['long']}, {len(x)} frames", row, 224)
         + _slice(x, "x-t slice of the long film", row, 224),
@@ -203,10 +204,11 @@ h3 { font: 600 15px/1.4 system-ui, sans-serif; margin: 0 0 12px; }
 p { max-width: 40em; margin: 0 0 16px; }
 .lead { font-size: 21px; color: var(--soft); }
 .hero, .wide { display: flex; flex-wrap: wrap; gap: 12px 48px; margin: 32px 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(410px, 1fr)); gap: 20px; margin-top: 28px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(410px, 100%), 1fr)); gap: 20px;
+  margin-top: 28px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px 10px; }
 .line { display: flex; align-items: center; gap: 12px; margin-bottom: 12px; }
-.hero .line { flex-direction: row; flex-wrap: wrap; }
+.hero .line { flex-wrap: wrap; width: 460px; max-width: 100%; }
 .hero .tag { width: 100%; }
 .tag { width: 92px; font: 13px/1.35 system-ui, sans-serif; }
 .tag small { display: block; color: var(--soft); font-variant-numeric: tabular-nums; }
@@ -218,8 +220,8 @@ p { max-width: 40em; margin: 0 0 16px; }
 .now { position: absolute; left: 0; right: 0; top: 0; border: 2px solid var(--mark); border-radius: 2px; }
 .new { margin-left: 10px; padding: 2px 8px; border-radius: 99px; font-weight: 500; font-size: 12px;
   color: var(--cool); border: 1px solid var(--cool); }
-.strip { overflow-x: auto; margin: 20px 0; }
-.strip img { max-width: none !important; border-radius: 4px; }
+.strip { margin: 20px 0; }
+.strip img { max-width: 100%; height: auto; border-radius: 4px; }
 table { border-collapse: collapse; font: 14px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 td, th { padding: 6px 24px 6px 0; border-bottom: 1px solid var(--line); text-align: right; font-weight: 400; }
 td:first-child, th:first-child { text-align: left; } th { color: var(--soft); }
@@ -231,6 +233,7 @@ button { font: inherit; color: var(--paper); background: var(--ink); border: 0; 
 button:focus-visible, input:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 input { accent-color: var(--mark); flex: 1; max-width: 420px; }
 output { font-variant-numeric: tabular-nums; color: var(--soft); min-width: 110px; }
+@media (max-width: 520px) { h1 { font-size: 38px; } .line { flex-wrap: wrap; } .tag { width: 100%; } }
 footer { margin-top: 80px; color: var(--soft); font-size: 15px; }
 code { font-size: .85em; }
 </style></head><body><main>
@@ -244,7 +247,8 @@ make the same noise a film.</p>
 <b>video model</b> lets the frames see one another.</p>
 <p>The picture to the right of each film is its <b>x-t slice</b>: the row of pixels under the dashed line, followed over
 time, which runs downwards. Frames that know nothing of one another make it static, with a jump at every step. What
-stands still makes upright lines; what moves makes slanted ones.</p>
+stands still makes upright lines; what moves makes slanted ones. The number is how much a pixel changes, on average,
+from one frame to the next (colours run from -1 to 1).</p>
 
 <h2>Ask for a person and an action</h2>
 <p>Four actions by two people. A pair marked <span class="new" style="margin:0">never filmed</span> was kept from the
