@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from . import machine
-from .weights import replacing, write_text
+from .weights import load_into, load_state, replacing, save_state, write_text
 
 LEVELS = 10                                   # bins of tau in which the recorder keeps the loss
 
@@ -224,18 +224,19 @@ class _Run:
                      optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
                      emas=[dict(shadow=ema.shadow, count=ema.count) for ema in self.emas], record=asdict(self.record),
                      settings=asdict(self.settings))
-        with replacing(self.folder / "state.pt") as beside:
-            torch.save(state, beside)
+        save_state(self.folder / "state.pt", state)
         self.record.save(self.folder)
 
     def load(self):
-        state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.device)
+        state = load_state(self.folder / "state.pt", self.device)
+        for part in self.folder.glob(".*.part"):                 # what a killed process was writing
+            part.unlink()
         if state["settings"] != asdict(self.settings):
             changed = [k for k, v in asdict(self.settings).items() if state["settings"].get(k) != v]
             raise ValueError(f"{self.folder} holds a run with other settings ({', '.join(changed)}); "
                              "give another --out, or --no-resume to start anew")
         for player, tensors in zip(self.players, state["modules"]):
-            player.module.load_state_dict(tensors)
+            load_into(player.module, tensors, str(self.folder))
         for optimizer, values in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(values)
         for ema, values in zip(self.emas, state["emas"]):

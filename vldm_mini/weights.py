@@ -3,9 +3,11 @@
 A file is written beside its place and then renamed, so that a full disk or a kill leaves the old file whole.
 """
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import pickle
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +52,23 @@ def save_tensors(path, tensors):
     from safetensors.torch import save
     with replacing(path) as beside:
         beside.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def save_state(path, state):
+    """A checkpoint of training: nested lists and dictionaries of tensors, numbers and text -> one file of torch.save."""
+    with replacing(path) as beside:
+        try:
+            torch.save(state, beside)
+        except RuntimeError as error:                 # all that torch.save says when the disk is full
+            raise OSError(errno.ENOSPC, "the disk may be full") from error
+
+
+def load_state(path, device="cpu"):
+    """What save_state wrote. Raises ValueError if it is damaged."""
+    try:
+        return torch.load(path, weights_only=True, map_location=device)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint; delete it to start this run anew") from error
 
 
 def load_tensors(path):
@@ -100,7 +119,10 @@ def load_config(config_class, path):
     """JSON -> frozen dataclass. Raises FileNotFoundError, and ValueError for fields that the class does not have."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {CONFIG} at {path}; give the folder that save_pretrained wrote")
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        values = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no config; fetch or save it again") from error
     unknown = values.keys() - {field.name for field in dataclasses.fields(config_class)}
     if unknown:
         raise ValueError(f"{path} has settings that {config_class.__name__} does not know: {', '.join(sorted(unknown))}")
