@@ -26,7 +26,7 @@ def main(argv=None):
             raise                                                  # a fault of ours: show where
         install = 'pip install -e ".[notebooks,test]" -c constraints.txt'
         return _mistake(f"{error.name} is not installed: {install}" if error.name else error)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         return _mistake(error)
     except RuntimeError as error:
         if "out of memory" not in str(error).lower():

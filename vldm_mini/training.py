@@ -168,6 +168,8 @@ class _Run:
                            for ps, player in zip(self.parameters, players)]
         self.emas = [EMA(players[0].module, settings.ema)]
         self.record = Record(dict(asdict(settings), precision=self.precision), provenance())
+        for part in folder.glob(".*.part"):                       # what a killed process was writing
+            part.unlink()
         if resume and (folder / "state.pt").is_file():
             self.load()
         self.began = time.monotonic() - 60 * self.record.minutes
@@ -229,8 +231,6 @@ class _Run:
 
     def load(self):
         state = load_state(self.folder / "state.pt", self.device)
-        for part in self.folder.glob(".*.part"):                 # what a killed process was writing
-            part.unlink()
         if state["settings"] != asdict(self.settings):
             changed = [k for k, v in asdict(self.settings).items() if state["settings"].get(k) != v]
             raise ValueError(f"{self.folder} holds a run with other settings ({', '.join(changed)}); "

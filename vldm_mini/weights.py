@@ -55,7 +55,7 @@ def save_tensors(path, tensors):
 
 
 def save_state(path, state):
-    """A checkpoint of training: nested lists and dictionaries of tensors, numbers and text -> one file of torch.save."""
+    """A checkpoint of training: nested lists and dictionaries of tensors, numbers and text -> one file."""
     with replacing(path) as beside:
         try:
             torch.save(state, beside)
@@ -125,7 +125,8 @@ def load_config(config_class, path):
         raise ValueError(f"{path} is damaged or no config; fetch or save it again") from error
     unknown = values.keys() - {field.name for field in dataclasses.fields(config_class)}
     if unknown:
-        raise ValueError(f"{path} has settings that {config_class.__name__} does not know: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{path} has settings that {config_class.__name__} does not know: "
+                         f"{', '.join(sorted(unknown))}; it was saved by another version")
     return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -175,7 +176,7 @@ def _fetch_weights(name, files):
     from . import __version__
     if not RELEASES:
         raise FileNotFoundError(f"the weights {name!r} lie in the repository's data/checkpoints and this package was "
-                                "installed without it: clone it, or set VLDM_WEIGHTS_URL to where that folder is served")
+                                "installed without it: clone it, or set VLDM_WEIGHTS_URL to where it is served")
     cache = Path(pooch.os_cache("vldm_mini")) / f"checkpoints-{__version__}"
     for path in (path for path in files if path.startswith(f"{name}/")):
         try:
@@ -184,5 +185,6 @@ def _fetch_weights(name, files):
         except ValueError as error:
             raise ValueError(f"{path} came with another sha256 than the package lists; try again later") from error
         except OSError as error:
-            raise ConnectionError(f"{path} could not be fetched ({error}); clone the repository, which holds it") from error
+            raise ConnectionError(f"{path} could not be fetched ({error}); "
+                                  "clone the repository, which holds it") from error
     return cache / name
