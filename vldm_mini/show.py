@@ -110,6 +110,11 @@ def encode_image(image: np.ndarray, form: str = "png", colours: int | None = Non
     return buffer.getvalue()
 
 
+def _fallback_png(image: np.ndarray) -> bytes:
+    """What is seen where HTML is dropped: 256 colours, large ones at half their size, so that notebooks stay small."""
+    return encode_image(image[::2, ::2] if image.shape[0] * image.shape[1] > 80_000 else image, colours=256)
+
+
 def uri(data: bytes, form: str) -> str:
     return f"data:image/{form};base64,{base64.b64encode(data).decode()}"
 
@@ -148,13 +153,15 @@ class Picture:
         return self.image.shape[1] * self.scale, self.image.shape[0] * self.scale
 
     def html(self) -> str:
-        return _img(encode_image(self.image), "png", *self.size, self.alt, self.pixelated)
+        exact, near = encode_image(self.image), encode_image(self.image, "webp", quality=92, method=4)
+        data, form = (exact, "png") if len(exact) < 20_000 else (near, "webp")  # a strip of photographs: lossy will do
+        return _img(data, form, *self.size, self.alt, self.pixelated)
 
     def _repr_html_(self) -> str:
         return self.html()
 
     def _repr_png_(self):
-        return encode_image(self.image), {"width": self.size[0], "height": self.size[1]}
+        return _fallback_png(self.image), {"width": self.size[0], "height": self.size[1]}
 
     def __repr__(self) -> str:
         return f"Picture({self.image.shape[1]}x{self.image.shape[0]}: {self.alt})"
@@ -191,7 +198,7 @@ class Movie:
 
     def _repr_png_(self):
         image = _strip_pixels(self.frames[None])
-        return encode_image(image, colours=256), {"width": image.shape[1], "height": image.shape[0]}
+        return _fallback_png(image), {"width": image.shape[1], "height": image.shape[0]}
 
     def __repr__(self) -> str:
         t, h, w = self.frames.shape[:3]
