@@ -63,9 +63,16 @@ SIZES = {
 }
 
 
+def dial_at(size):
+    """The Size of that name. Raises ValueError for a name that the dial does not have."""
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
+    return SIZES[size]
+
+
 def settings_for(size, stage, steps=None, seed=0):
     """The Settings of a stage at a size, with another number of steps or seed if given."""
-    settings = replace(SIZES[size].stages[stage], seed=seed)
+    settings = replace(dial_at(size).stages[stage], seed=seed)
     return replace(settings, steps=steps) if steps else settings
 
 
@@ -77,7 +84,7 @@ KL_WEIGHT, CRITIC_WEIGHT = 2e-4, 0.1          # MINI: the paper gives neither
 
 def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
     """Frames to latents and back: L1 + KL + patch critic, which enters half-way. Saves out/autoencoder."""
-    dial, settings, folder = SIZES[size], settings_for(size, "autoencoder", steps, seed), Path(out) / "autoencoder"
+    dial, settings, folder = dial_at(size), settings_for(size, "autoencoder", steps, seed), Path(out) / "autoencoder"
     clips, held_out = video.split(video.load(data, size=dial.pixels))
     frames = torch.cat([clip.frames for clip in clips])                                          # n h w 3, uint8
     torch.manual_seed(seed)
@@ -226,7 +233,7 @@ def diffusion_loss(model, found, frames, stride, seed):
 
 def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
     """theta: the image LDM on single frames, eq. (1). Saves out/image."""
-    dial, settings, folder = SIZES[size], settings_for(size, "image", steps, seed), Path(out) / "image"
+    dial, settings, folder = dial_at(size), settings_for(size, "image", steps, seed), Path(out) / "image"
     found = training_latents(data, dial, out)
     torch.manual_seed(seed)
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
@@ -240,8 +247,10 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
 
 def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
     """phi: temporal layers on clips, eq. (2), theta frozen. Saves out/temporal."""
-    dial, settings, folder = SIZES[size], settings_for(size, "temporal", steps, seed), Path(out) / "temporal"
+    dial, settings, folder = dial_at(size), settings_for(size, "temporal", steps, seed), Path(out) / "temporal"
     found = training_latents(data, dial, out)
+    if not (Path(out) / "image" / weights.WEIGHTS).is_file():
+        raise FileNotFoundError(f"no image model in {out}; first: python -m vldm_mini train image --data {data}")
     theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
     torch.manual_seed(seed)
     layers = insert(theta, **dial.temporal)
