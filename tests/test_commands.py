@@ -1,4 +1,4 @@
-"""Commands: mistakes at the door are one line and exit code 2; `check` tells what is wrong; threads and format are measured."""
+"""Commands: a mistake at the door is one line and exit code 2; `check` tells what is wrong; threads, number format."""
 import json
 import subprocess
 import sys
@@ -44,9 +44,10 @@ def test_a_mistake_is_one_line_that_names_it_and_exit_code_2(capsys, words, says
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
-    def broken(args):
+    def check(args):
+        """A command with a fault."""
         raise KeyError("ours")
-    monkeypatch.setattr(commands, "check", broken)
+    monkeypatch.setattr(commands, "check", check)
     with pytest.raises(KeyError):
         commands.main(["check"])
 
@@ -58,9 +59,10 @@ def test_a_missing_package_is_one_line_with_the_way_to_get_it(capsys, monkeypatc
 
 
 def test_out_of_memory_is_one_line(capsys, monkeypatch):
-    def hungry(args):
+    def sample(args):
+        """A command that wants too much."""
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-    monkeypatch.setattr(commands, "sample", hungry)
+    monkeypatch.setattr(commands, "sample", sample)
     code, _, err = run(capsys, "sample")
     assert code == 2 and "out of memory" in err
 
@@ -80,11 +82,12 @@ def test_the_test_command_is_one_pytest_over_tests_and_notebooks(monkeypatch):
 
 
 def test_sample_writes_a_film_a_strip_and_a_slice(capsys, tmp_path):
-    if not (ROOT / "data" / "checkpoints" / "actions").is_dir():
+    if not (ROOT / "data" / "checkpoints" / "actions" / "temporal").is_dir():
         pytest.skip("needs the shipped weights")
-    code, _, err = run(capsys, "sample", "--person", "2", "--action", "bend", "--frames", "2", "--out", str(tmp_path / "o"))
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "sample", "--person", "2", "--action", "bend", "--frames", "2", "--out", str(out))
     assert (code, err) == (0, "")
-    assert {file.name for file in (tmp_path / "o").iterdir()} == {"film.webp", "strip.png", "slice.png"}
+    assert {file.name for file in out.iterdir()} == {"film.webp", "strip.png", "slice.png"}
 
 
 # -------------------------------------------------------------------------------------------------------------- check
@@ -92,7 +95,7 @@ def test_sample_writes_a_film_a_strip_and_a_slice(capsys, tmp_path):
 @pytest.fixture
 def sound(monkeypatch):
     """A machine with everything in place but weights and data, whatever this one lacks."""
-    monkeypatch.setattr(machine, "weights_found", lambda: ({"data/checkpoints/a.safetensors": 1.0}, []))
+    monkeypatch.setattr(machine, "weights_found", lambda: ({"actions/image/model.safetensors": 1.0}, []))
     monkeypatch.delenv("VLDM_DATA", raising=False)
 
 
@@ -129,11 +132,13 @@ def test_check_fails_without_weights_and_on_half_a_file(capsys, monkeypatch, tmp
     import torch
     from safetensors.torch import save_file
     monkeypatch.setattr(machine, "ROOT", tmp_path)
-    assert machine.weights_found()[1][0].startswith("no weights")
+    assert len(machine.weights_found()[1]) == len(machine.SHIPPED)
+    monkeypatch.setattr(machine, "SHIPPED", ("a",))
+    assert "no weights of a" in machine.weights_found()[1][0]
     file = tmp_path / "data" / "checkpoints" / "a" / "model.safetensors"
     file.parent.mkdir(parents=True)
     save_file({"x": torch.zeros(100)}, file)
-    assert machine.weights_found() == ({"data/checkpoints/a/model.safetensors": 0.0}, [])
+    assert machine.weights_found() == ({"a/model.safetensors": 0.0}, [])
     file.write_bytes(file.read_bytes()[:-1])
     assert "is damaged" in machine.weights_found()[1][0]
 
@@ -146,6 +151,9 @@ def test_a_wrong_word_in_the_environment_is_told(monkeypatch, name, ask):
 
 
 # ---------------------------------------------------------------------------------------------- threads, number format
+
+HALF = {"quota": "50000", "period": "100000"}
+
 
 def grant(tmp_path, own, files):
     """A cgroup tree in a folder: /proc/self/cgroup's text, and {file: text} below the root."""
@@ -161,7 +169,7 @@ def grant(tmp_path, own, files):
     ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
     ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2.0),           # set above us
     ("0::/not/here\n", {"cpu.max": "300000 100000"}, 3.0),                                     # a container's own view
-    ("4:cpu,cpuacct:/a\n0::/\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "50000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, 0.5),
+    ("4:cpu,cpuacct:/a\n0::/\n", {f"cpu,cpuacct/a/cpu.cfs_{k}_us": v for k, v in HALF.items()}, 0.5),
     ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
     ("4:memory:/a\n", {}, None),
 ])
@@ -181,9 +189,9 @@ def test_threads_are_the_least_of_mask_quota_and_wish_and_never_zero(monkeypatch
     assert machine.threads() == 1
 
 
-@pytest.mark.parametrize("fp32, bf16, chosen", [(100, 1, "fp32"), (100, 110, "fp32"), (100, 400, "bf16"), (100, 0, "fp32")])
-def test_the_faster_format_wins_and_an_emulated_one_is_not_timed_twice(monkeypatch, fp32, bf16, chosen):
+@pytest.mark.parametrize("bf16, chosen", [(0, "fp32"), (1, "fp32"), (110, "fp32"), (400, "bf16")])
+def test_the_faster_format_wins_and_an_emulated_one_is_not_timed_twice(monkeypatch, bf16, chosen):
     timed = []
-    monkeypatch.setattr(machine, "_gflops", lambda name, n, half: timed.append(n) or (bf16 if half else fp32))
+    monkeypatch.setattr(machine, "_gflops", lambda name, n, half: timed.append(n) or (bf16 if half else 100))
     assert machine._timed_probe.__wrapped__("cpu").precision == chosen
     assert max(timed) == (256 if bf16 < 34 else 1024)

@@ -35,7 +35,7 @@ MAY_KNOW = {
     "demo": CORE | {"datasets.video", "show", "metrics"},
     "__main__": CORE | DATA | {"demo", "show", "lab", "metrics", "exercises"},
 }
-LIGHT = {"torch", "einops", "numpy", "vldm_mini"}
+LIGHT = {"torch", "einops", "numpy", "safetensors", "vldm_mini"}
 HEAVY = ("av", "pooch", "diffusers", "transformers", "matplotlib", "IPython", "PIL", "scipy", "accelerate", "peft")
 
 

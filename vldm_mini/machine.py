@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("xs", "s", "m")
+SHIPPED = ("actions/autoencoder", "actions/image", "actions/temporal", "actions/judges")
 
 
 def device():
@@ -151,16 +151,20 @@ def pick_size():
 
 def report():
     """All that is worth knowing about this machine, as a dictionary for JSON; "problems" must be mended."""
-    problems = packages_missing("", "video")
+    missing = packages_missing("", "video")
+    problems = list(missing)
     facts = {"vldm_mini": _version("vldm_mini") or "not installed", "python": platform.python_version(),
              "system": f"{platform.system()} {platform.machine()}", "packages": {n: _version(n) for n in _named()},
              "optional": packages_missing("notebooks", "sd", "test")}
-    if not any(problem.startswith(("torch", "numpy")) for problem in problems):
+    if not any(problem.startswith(("torch", "numpy")) for problem in missing):
         problems += _add_compute(facts)
-    facts["data"], found = ({}, []) if problems else data_found()              # reading data needs the packages
-    facts["weights"], missing = weights_found()
-    facts["minutes"] = minutes()
-    return facts | {"problems": problems + found + missing}
+    facts |= {"data": {}, "weights": {}, "minutes": {}}
+    if not missing:                                             # looking further needs the packages
+        facts["data"], bad_data = data_found()
+        facts["weights"], bad_weights = weights_found()
+        facts["minutes"] = minutes()
+        problems += bad_data + bad_weights
+    return facts | {"problems": problems}
 
 
 def _add_compute(facts):
@@ -169,21 +173,12 @@ def _add_compute(facts):
     problems, here = [], device()
     facts["device"] = torch.cuda.get_device_name() if here.type == "cuda" else here.type
     facts["threads"], facts["cores"] = threads(), os.cpu_count()
-    facts["memory_gb"] = _memory_gb()
     for name, ask in (("size", pick_size), ("number_format", lambda: vars(probe(here)))):
         try:
             facts[name] = ask()
         except ValueError as error:
             problems.append(str(error))
     return problems
-
-
-def _memory_gb():
-    """Main memory in GB, or None where the system does not tell (Windows)."""
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _version(package):
@@ -251,41 +246,45 @@ def _download_cache():
 
 def weights_found():
     """({file: MB}, problems): the weights under data/checkpoints; each must be whole."""
-    files = sorted((ROOT / "data" / "checkpoints").rglob("*.safetensors"))
-    if not files:
-        return {}, ["no weights under data/checkpoints: clone the repository again, or python -m vldm_mini train"]
-    sizes = {file.relative_to(ROOT).as_posix(): round(file.stat().st_size / 1e6, 2) for file in files}
-    broken = [name for name, file in zip(sizes, files) if not _readable(file)]
-    return sizes, [f"{name} is damaged: git checkout -- data/checkpoints" for name in broken]
+    top = ROOT / "data" / "checkpoints"
+    files = {file.relative_to(top).as_posix(): file for file in sorted(top.rglob("*.safetensors"))}
+    sizes = {name: round(file.stat().st_size / 1e6, 2) for name, file in files.items()}
+    wrong = [f"no weights of {name}" for name in SHIPPED if not any(file.startswith(f"{name}/") for file in files)]
+    wrong += [f"{name} is damaged" for name, file in files.items() if not _readable(file)]
+    return sizes, [f"data/checkpoints: {what}; git checkout -- data/checkpoints, or clone again" for what in wrong]
 
 
 def _readable(file):
-    """True for a whole safetensors file: 8 bytes of header length, a JSON header, and exactly the bytes it promises."""
+    """True for a whole safetensors file; only its header is read."""
+    from safetensors import SafetensorError, safe_open
     try:
-        with open(file, "rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            header = json.loads(f.read(min(length, 1 << 24)))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return file.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError):
+        with safe_open(file, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
         return False
 
 
 def minutes():
-    """{chapter: minutes to run it here}, from the notebooks' metadata (CPU or GPU column)."""
-    column = "minutes_gpu" if "torch" in sys.modules and device().type == "cuda" else "minutes_cpu"
-    found = {}
+    """{chapter or stage: minutes}: chapters as their metadata says for CPU or GPU, training as it was recorded."""
+    column, found = f"minutes_{'gpu' if device().type == 'cuda' else 'cpu'}", {}
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        try:
-            found[file.stem] = json.loads(file.read_text(encoding="utf-8"))["metadata"]["vldm"][column]
-        except (ValueError, KeyError):
-            found[file.stem] = None
+        found[file.stem] = _json(file).get("metadata", {}).get("vldm", {}).get(column, "?")
+    top = ROOT / "data" / "checkpoints"
+    for file in sorted(top.rglob("record.json")):
+        found[f"training {file.parent.relative_to(top).as_posix()}"] = _json(file).get("minutes", "?")
     return found
+
+
+def _json(file):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def describe(facts):
     """The report as text: one fact a line, problems last."""
-    plain = ("vldm_mini", "python", "system", "device", "memory_gb", "size")
+    plain = ("vldm_mini", "python", "system", "device", "size")
     lines = [f"{key:<15}{facts[key]}" for key in plain if key in facts]
     if "threads" in facts:
         lines.append(f"{'threads':<15}{facts['threads']} of {facts['cores']} cores")
@@ -294,7 +293,7 @@ def describe(facts):
     lines += ["packages"] + [f"  {name:<20}{version or '-'}" for name, version in facts["packages"].items()]
     units = {"data": ("data", ""), "weights": ("weights", "MB"), "minutes": ("to run", "min")}
     for key, (title, unit) in units.items():
-        lines += [title] + [f"  {name:<44}{value} {unit}" for name, value in facts[key].items()]
+        lines += [title] + [f"  {name:<36} {value} {unit}" for name, value in facts[key].items()]
     for title, key in (("not installed, needed for some chapters", "optional"), ("PROBLEMS", "problems")):
         lines += [title] * bool(facts[key]) + [f"  {line}" for line in facts[key]]
     return "\n".join(lines if facts["problems"] else lines + ["all is well"])
