@@ -46,32 +46,24 @@ def quota(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
     limits = []
     for _, controllers, path in groups:
         if controllers == "":                                             # version 2: one tree for everything
-            limits += _quotas_upwards(Path(root), path, _quota_v2)
+            limits += _upwards(Path(root), path, "cpu.max")
         elif "cpu" in controllers.split(","):                             # version 1: a tree for each controller
-            limits += _quotas_upwards(Path(root) / controllers, path, _quota_v1)
-            limits += _quotas_upwards(Path(root) / "cpu", path, _quota_v1)
+            for tree in {controllers, "cpu"}:
+                limits += _upwards(Path(root) / tree, path, "cpu.cfs_quota_us", "cpu.cfs_period_us")
     return min(limits, default=None)
 
 
-def _quotas_upwards(root, path, read):
+def _upwards(root, path, *files):
     """Quotas set on a cgroup and on all above it. In a container the path may not exist: then the root counts."""
     parts = Path(path.lstrip("/")).parts
-    found = [read(root.joinpath(*parts[:n])) for n in range(len(parts), -1, -1)]
+    found = [_ratio(root.joinpath(*parts[:n]), files) for n in range(len(parts), -1, -1)]
     return [cores for cores in found if cores]
 
 
-def _quota_v2(folder):
-    return _ratio(folder / "cpu.max")
-
-
-def _quota_v1(folder):
-    return _ratio(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
-
-
-def _ratio(*files):
+def _ratio(folder, files):
     """quota / period from one file "200000 100000" or from two; None for "max", -1, or files that are not there."""
     try:
-        share, period = " ".join(file.read_text() for file in files).split()
+        share, period = " ".join((folder / file).read_text() for file in files).split()
         return int(share) / int(period) if int(share) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
