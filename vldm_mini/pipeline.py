@@ -7,7 +7,6 @@
 Chapters 00 and 04 walk it. Key frames only, so far: no prediction, no interpolation, no upsampling.
 """
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -84,7 +83,8 @@ class VideoLDM:
         denoise = guided(ask(labels), ask(self.theta.null_labels(len(labels), self.device)),
                          self.config.scale if scale is None else scale)
         try:
-            return ddim(self.schedule, denoise, z, ddim_times(steps or self.config.steps), "v", progress=progress)
+            times = ddim_times(self.config.steps if steps is None else steps)
+            return ddim(self.schedule, denoise, z, times, "v", progress=progress)
         finally:
             self.layers.set_alpha(None)
 
