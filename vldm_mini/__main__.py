@@ -63,6 +63,7 @@ def test(args):
     """Every test, and every notebook as a test, in one pytest process. Further words go to pytest: test -k temporal."""
     if not (ROOT / "tests").is_dir():
         raise FileNotFoundError("there is no tests folder beside the package; clone the repository and run it there")
+    import nbval  # noqa: F401  a clear message when it is missing
     import pytest
     os.chdir(ROOT)
     books = ["notebooks"] if any(Path("notebooks").glob("*.ipynb")) else []
