@@ -295,7 +295,7 @@ class Beside:
     def _repr_html_(self) -> str:
         cell = '<figure style="margin:0"><figcaption>{}</figcaption>{}</figure>'
         cells = [cell.format(html.escape(label), thing.html()) for thing, label in zip(self.things, self.labels)]
-        return f'<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-end">{"".join(cells)}</div>'
+        return f'<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start">{"".join(cells)}</div>'
 
     def __repr__(self) -> str:
         return "Beside(" + ", ".join(map(repr, self.things)) + ")"
