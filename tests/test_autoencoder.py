@@ -1,0 +1,143 @@
+"""Frames to latents and back, one by one; the two losses of the critic; the weight between them."""
+import math
+
+import pytest
+import torch
+
+from tests.tiny import AUTOENCODER, normal, shaken
+from vldm_mini.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    Gaussian,
+    PatchCritic,
+    adaptive_weight,
+    hinge_critic_loss,
+    hinge_decoder_loss,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return shaken(Autoencoder(AutoencoderConfig((16, 24), scale=1.7, shift=0.4))).eval()
+
+
+# -- the Gaussian -----------------------------------------------------------------------------------------------------
+
+def test_the_divergence_is_that_computed_by_hand():
+    mean, variance = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 4.0])
+    moments = torch.cat([mean, variance.log()])[None, :, None, None]
+    # 1/2 (1 + 1 - 1 - 0) + 1/2 (0 + 4 - 1 - log 4)
+    assert Gaussian(moments).kl().tolist() == pytest.approx([0.5 + 0.5 * (3 - math.log(4))])
+    assert Gaussian(torch.zeros(2, 4, 3, 3)).kl().tolist() == [0, 0]                # the standard normal itself
+
+
+def test_the_divergence_agrees_with_that_of_torch():
+    moments = normal(3, 8, 2, 2)
+    mean, log_variance = moments.chunk(2, 1)
+    want = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (log_variance / 2).exp()),
+                                             torch.distributions.Normal(0.0, 1.0)).sum((1, 2, 3))
+    assert torch.allclose(Gaussian(moments).kl(), want, atol=1e-4)
+
+
+def test_a_log_variance_beyond_reason_is_clamped():
+    assert Gaussian(torch.full((1, 2, 1, 1), 1e4)).log_variance.item() == 20
+    assert Gaussian(torch.full((1, 2, 1, 1), -1e4)).log_variance.item() == -30
+
+
+def test_samples_have_the_mean_and_deviation_that_they_should():
+    moments = torch.cat([torch.full((1, 1, 100, 100), 2.0), torch.full((1, 1, 100, 100), math.log(0.25))], 1)
+    z = Gaussian(moments).sample(torch.Generator().manual_seed(0))
+    assert float(z.mean()) == pytest.approx(2, abs=0.02) and float(z.std()) == pytest.approx(0.5, abs=0.02)
+
+
+# -- encoder and decoder ----------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [AUTOENCODER, AutoencoderConfig((16,), patch=2), AutoencoderConfig((16, 16, 24), 3)])
+def test_f_is_the_number_of_pixels_of_a_side_for_one_latent(config):
+    model = Autoencoder(config)
+    z = model.encode(normal(2, 3, 16, 24))
+    f = model.factor
+    assert f == 2 ** len(config.channels) and z.shape == (2, config.latent_channels, 16 // f, 24 // f)
+    assert model.decode(z).shape == (2, 3, 16, 24)
+
+
+@torch.no_grad()
+def test_frames_are_encoded_one_by_one_so_their_order_does_not_matter(model):
+    x, order = normal(4, 3, 16, 16), torch.tensor([2, 0, 3, 1])
+    z = model.encode(x)
+    assert torch.allclose(model.encode(x[order]), z[order], atol=1e-6)
+    assert torch.allclose(model.encode(x[1:2]), z[1:2], atol=1e-5)
+    assert torch.allclose(model.decode(z[order]), model.decode(z)[order], atol=1e-6)
+    assert not torch.allclose(z[0], z[1], atol=0.1)
+
+
+@torch.no_grad()
+def test_latents_are_shifted_and_scaled_and_the_decoder_takes_that_back(model):
+    x = normal(2, 3, 16, 16)
+    mean = model.posterior(x).mean
+    z = model.encode(x)
+    assert torch.allclose(z, (mean - 0.4) * 1.7)
+    assert torch.allclose(model.decode(z), model.decoder(mean), atol=1e-5)
+
+
+@torch.no_grad()
+def test_encoding_with_a_generator_draws_and_without_one_it_does_not(model):
+    x, draw = normal(2, 3, 16, 16), lambda seed: torch.Generator().manual_seed(seed)
+    assert torch.equal(model.encode(x), model.encode(x))
+    assert torch.equal(model.encode(x, draw(1)), model.encode(x, draw(1)))
+    assert not torch.equal(model.encode(x, draw(1)), model.encode(x, draw(2)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 18, 16), (2, 3, 16, 6), (2, 1, 16, 16), (2, 4, 3, 16, 16), (3, 16, 16)])
+def test_frames_of_a_wrong_shape_are_refused_with_the_shape_that_fits(model, shape):
+    with pytest.raises(ValueError, match=r"takes frames \(b, 3, h, w\) with h and w divisible by 4, got \("):
+        model.encode(normal(*shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (2, 5, 4, 4, 4)])
+def test_latents_of_a_wrong_shape_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"takes latents \(b, 4, h, w\), got \("):
+        model.decode(normal(*shape))
+
+
+# -- the critic -------------------------------------------------------------------------------------------------------
+
+def test_hinge_losses_are_those_computed_by_hand():
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 0.5])
+    assert float(hinge_critic_loss(real, fake)) == pytest.approx(0.5 * ((0 + 1) / 2 + (0 + 1.5) / 2))
+    assert float(hinge_decoder_loss(fake)) == pytest.approx(0.75)
+
+
+def test_the_critic_scores_patches_and_learns_to_tell_real_from_decoded():
+    torch.manual_seed(0)
+    critic = PatchCritic(8)
+    real, fake = normal(4, 3, 32, 32), normal(4, 3, 32, 32, seed=1) * 0.3
+    assert critic(real).shape == (4, 1, 3, 3)
+    optimizer, before = torch.optim.Adam(critic.parameters(), 3e-3), [p.clone() for p in critic.parameters()]
+    for _ in range(15):
+        optimizer.zero_grad()
+        hinge_critic_loss(critic(real), critic(fake)).backward()
+        optimizer.step()
+    assert all(not torch.equal(p, q) for p, q in zip(critic.parameters(), before))
+    assert critic(normal(4, 3, 32, 32, seed=2)).mean() > critic(normal(4, 3, 32, 32, seed=3) * 0.3).mean() + 0.5
+
+
+def test_the_adaptive_weight_is_that_computed_by_hand():
+    last = torch.tensor([3.0, 4.0], requires_grad=True)
+    reconstruction, adversarial = 2 * last.sum(), 0.5 * last[0]           # gradients (2, 2) and (0.5, 0)
+    weight = adaptive_weight(reconstruction, adversarial, last)
+    assert float(weight) == pytest.approx(math.sqrt(8) / (0.5 + 1e-4)) and not weight.requires_grad
+    assert float(adaptive_weight(reconstruction, 0 * adversarial, last, most=7)) == 7
+
+
+def test_with_the_adaptive_weight_both_losses_pull_equally_hard_on_the_last_layer(model):
+    critic, x = PatchCritic(8), normal(2, 3, 32, 32)
+    x_hat = model.decode(model.encode(x))
+    reconstruction, adversarial = (x - x_hat).abs().mean(), hinge_decoder_loss(critic(x_hat))
+    last = model.decoder.last_layer
+    assert last.shape[0] == 12                                         # the last convolution: 3 colours of 2 x 2 pixels
+    weight = adaptive_weight(reconstruction, adversarial, last)
+    pull = lambda loss: float(torch.autograd.grad(loss, last, retain_graph=True)[0].norm())            # noqa: E731
+    assert pull(weight * adversarial) == pytest.approx(pull(reconstruction), rel=0.1)
