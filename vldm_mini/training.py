@@ -103,7 +103,7 @@ def provenance():
     """Commit, versions and hardware of this run."""
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                          cwd=Path(__file__).parent)
-    return dict(commit=git.stdout.strip() or "unknown", torch=torch.__version__, python=platform.python_version(),
+    return dict(commit=git.stdout.strip() or "unknown", torch=str(torch.__version__), python=platform.python_version(),
                 device=str(machine.device()), threads=torch.get_num_threads(), processor=platform.machine())
 
 
