@@ -66,7 +66,7 @@ def save_state(path, state):
 def load_state(path, device="cpu"):
     """What save_state wrote. Raises ValueError if it is damaged."""
     try:
-        with torch.serialization.safe_globals([torch.torch_version.TorchVersion]):   # in the record of early checkpoints
+        with torch.serialization.safe_globals([torch.torch_version.TorchVersion]):  # in the record of early checkpoints
             return torch.load(path, weights_only=True, map_location=device)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint; delete it to start this run anew") from error
