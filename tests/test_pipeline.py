@@ -1,0 +1,155 @@
+"""From a folder of weights to films: what is asked for, how many, from which noise, through which alpha."""
+import json
+import shutil
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from tests.tiny import AUTOENCODER, UNET, normal, shaken, tiny_unet
+from vldm_mini.autoencoder import Autoencoder
+from vldm_mini.diffusion import ddim, ddim_times, guided
+from vldm_mini.pipeline import PipelineConfig, VideoLDM
+from vldm_mini.temporal import insert
+from vldm_mini.weights import write_text
+
+WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
+CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=3, scale=1.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder as the recipes leave it: three stages with random weights, and config.json."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    autoencoder, theta = shaken(Autoencoder(AUTOENCODER), 0.05), tiny_unet()
+    layers = shaken(insert(theta, ff_mult=1, ff_in=False), 0.3)
+    autoencoder.save_pretrained(folder / "autoencoder")
+    theta.save_pretrained(folder / "image")
+    layers.save_pretrained(folder / "temporal")
+    write_text(folder / "config.json", json.dumps(asdict(CONFIG)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return VideoLDM.from_pretrained(str(folder))
+
+
+@pytest.fixture
+def bend(model):
+    return model.labels(action="bend", person=2)
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+def test_a_folder_of_weights_comes_back_as_it_was_saved(model):
+    assert model.theta.config == UNET and model.autoencoder.config == AUTOENCODER and len(model.layers.mixes) == 12
+    assert {k: v for k, v in asdict(model.config).items() if k != "words"} == \
+           {k: v for k, v in asdict(CONFIG).items() if k != "words"}
+    assert [(name, tuple(classes)) for name, classes in model.config.words] == list(WORDS)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "image", "temporal"])
+def test_a_folder_without_one_of_its_stages_says_which(folder, tmp_path, part):
+    shutil.copytree(folder, tmp_path / "less", ignore=shutil.ignore_patterns(part))
+    with pytest.raises(FileNotFoundError, match=f"less.{part}"):
+        VideoLDM.from_pretrained(str(tmp_path / "less"))
+
+
+def test_weights_that_nobody_trained_are_refused_by_name():
+    with pytest.raises(FileNotFoundError, match="no weights called 'nowhere'"):
+        VideoLDM.from_pretrained("nowhere")
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+def test_labels_are_asked_for_in_words_or_numbers_and_what_is_not_asked_is_null(model):
+    assert model.labels(action="bend", person=2).tolist() == [[2, 2]]
+    assert model.labels(person="person 7").tolist() == [[4, 7]]
+    assert model.labels().tolist() == model.theta.null_labels(1).tolist() == [[4, 9]]
+
+
+@pytest.mark.parametrize("asked, message", [
+    (dict(action="fly"), "unknown action 'fly'; choose from: wave, jump, bend, sit"),
+    (dict(person=12), r"person must lie in 0\.\.8, got 12"), (dict(action=-1), r"action must lie in 0\.\.3, got -1"),
+    (dict(colour="red"), "unknown label 'colour'; this model knows action, person")])
+def test_an_unknown_label_is_refused_with_those_that_are_known(model, asked, message):
+    with pytest.raises(ValueError, match=message):
+        model.labels(**asked)
+
+
+# -- films ------------------------------------------------------------------------------------------------------------
+
+def test_films_have_the_shape_and_the_range_they_should(model, bend):
+    films = model.generate(bend.repeat(2, 1))
+    assert films.shape == (2, 4, 3, 16, 16) and films.abs().max() <= 1 and films.std() > 0.01
+
+
+@pytest.mark.parametrize("frames", [1, 7, 16])
+def test_a_film_may_have_any_number_of_frames(model, bend, frames):
+    film = model.generate(bend, frames=frames)
+    assert film.shape == (1, frames, 3, 16, 16) and film.isfinite().all()
+
+
+def test_a_film_of_no_frames_is_refused(model, bend):
+    with pytest.raises(ValueError, match="at least one frame, got 0"):
+        model.generate(bend, frames=0)
+
+
+def test_the_same_seed_gives_the_same_film_and_another_seed_another(model, bend):
+    assert torch.equal(model.generate(bend, seed=3), model.generate(bend, seed=3))
+    assert not torch.allclose(model.generate(bend, seed=3), model.generate(bend, seed=4), atol=1e-3)
+
+
+def test_another_label_gives_another_film_from_the_same_noise(model, bend):
+    assert not torch.allclose(model.generate(bend), model.generate(model.labels(action="wave", person=2)), atol=1e-3)
+
+
+def test_a_film_does_not_depend_on_how_many_are_made_with_it(model, bend):
+    assert torch.equal(model.noise(3, 4, seed=5)[:1], model.noise(1, 4, seed=5))
+    assert not torch.equal(model.noise(3, 4, seed=5)[0], model.noise(3, 4, seed=5)[1])
+    three = model.generate(torch.cat([bend, model.labels(action="wave"), model.labels()]), seed=5)
+    assert torch.allclose(three[:1], model.generate(bend, seed=5), atol=1e-3)
+
+
+@torch.no_grad()
+def test_alpha_1_gives_the_frames_of_the_image_model_to_the_bit(model, bend):
+    z, labels = model.noise(1, 4, seed=2)[0], bend.repeat(4, 1)
+    denoise = guided(lambda z, tau: model.theta(z, tau, labels), lambda z, tau: model.theta(z, tau), CONFIG.scale)
+    frames = model.autoencoder.decode(ddim(model.schedule, denoise, z, ddim_times(CONFIG.steps), "v")).clamp(-1, 1)
+    assert torch.equal(model.generate(bend, alpha=1, seed=2)[0], frames)
+    assert not torch.allclose(model.generate(bend, seed=2)[0], frames, atol=1e-3)
+
+
+def test_alpha_goes_from_the_video_model_to_the_image_model_without_a_jump(model, bend):
+    make = lambda alpha: model.latents(bend, alpha=alpha, seed=2, steps=1)                              # noqa: E731
+    assert torch.allclose(make(0.9999), make(1), atol=0.01) and not torch.allclose(make(0.0), make(1), atol=0.01)
+
+
+def test_a_fixed_alpha_is_forgotten_after_the_film(model, bend):
+    before, alphas = model.generate(bend), model.layers.alphas()
+    model.generate(bend, alpha=0.1)
+    with pytest.raises(ValueError, match=r"alpha lies in \[0, 1\], got 2"):
+        model.generate(bend, alpha=2)
+    assert torch.equal(model.generate(bend), before) and model.layers.alphas() == alphas
+
+
+def test_guidance_scale_0_makes_the_film_that_no_label_asks_for(model, bend):
+    assert torch.allclose(model.generate(bend, scale=0), model.generate(model.labels(), scale=1), atol=1e-4)
+
+
+def test_the_same_noise_can_be_given_by_hand(model, bend):
+    assert torch.equal(model.generate(bend, noise=model.noise(1, 4, seed=9)), model.generate(bend, seed=9))
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_a_number_of_steps_that_cannot_be_is_refused(model, bend, steps):
+    with pytest.raises(ValueError, match=rf"steps must lie in 1\.\.1000, got {steps}"):
+        model.generate(bend, steps=steps)
+
+
+@torch.no_grad()
+def test_decoding_some_frames_at_a_time_is_decoding_them_all(model):
+    z = normal(3, 13, 4, 4, 4)                                              # 39 frames, more than go at a time
+    assert torch.allclose(model.decode(z)[2, 12], model.autoencoder.decode(z[2, 12:13])[0].clamp(-1, 1), atol=1e-5)
