@@ -7,7 +7,7 @@ VENV   ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
               $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 RUN     = $(VENV)/bin/python
-PIP     = $(RUN) -m pip install --disable-pip-version-check $(if $(CI),--quiet) --constraint constraints.txt
+PIP     = $(RUN) -m pip install --disable-pip-version-check --no-compile $(if $(CI),--quiet) --constraint constraints.txt
 CPU     = https://download.pytorch.org/whl/cpu
 
 .PHONY: help demo test lab check mini clean
