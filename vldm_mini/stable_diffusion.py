@@ -45,7 +45,8 @@ def image_backbone(unet, added_time_ids=None):
         down_block_types=[BLOCKS[name] for name in cfg.down_block_types],
         up_block_types=[BLOCKS[name] for name in cfg.up_block_types],
         attention_head_dim=cfg.num_attention_heads,      # diffusers' old misnomer: it counts heads
-        use_linear_projection=True, **{key: cfg[key] for key in SHARED}).to(unet.device, unet.dtype)
+        use_linear_projection=True, **{key: cfg[key] for key in SHARED}).to(unet.device)
+    backbone = backbone if unet.dtype == torch.float32 else backbone.to(unet.dtype)
     backbone.load_state_dict({key.replace(".spatial_res_block", ""): value for key, value in unet.state_dict().items()
                               if not key.startswith("add_embedding") and not any(part in key for part in TEMPORAL)})
     # group norm's eps is 1e-6 in some blocks there and 1e-5 in others: it goes over module by module
