@@ -3,6 +3,7 @@
     python -m vldm_mini train autoencoder --data actions --size s       frames to latents           (chapter 03)
     python -m vldm_mini train image       --data actions --size s       theta, eq. (1)              (chapter 03)
     python -m vldm_mini train temporal    --data actions --size s       phi, eq. (2), theta frozen  (chapter 04)
+    python -m vldm_mini train judges      --data actions                who measures them           (chapter 04)
 
 Stages of one set lie side by side in one folder; each reads what the earlier ones left there.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 
-from . import machine, weights
+from . import machine, metrics, weights
 from .autoencoder import (Autoencoder, AutoencoderConfig, PatchCritic, adaptive_weight, hinge_critic_loss,
                           hinge_decoder_loss)
 from .datasets import video
@@ -286,6 +287,25 @@ def strip(model, found, out, frames, rows=4, steps=10):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The judges: no part of the model, made before it from real clips alone.
+
+def train_judges(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+    """Classifiers of action, person and order that measure the others (metrics.Judges). Saves out/judges.
+
+    One size, and minutes long: a run that was stopped starts again. Raises ValueError for another set than `actions`.
+    """
+    if data != "actions":
+        raise ValueError(f"the judges know the actions and persons of `actions`, not {data!r}: give --data actions")
+    from tqdm.auto import tqdm
+
+    with tqdm(desc="judges", total=steps or metrics.JUDGE_STEPS, mininterval=0.5) as bar:
+        def progress(step, loss):
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+        return metrics.train_judges(Path(out) / "judges", seed, steps=steps or metrics.JUDGE_STEPS, progress=progress)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 def card(what, data, size, record, metrics):
     """The model card: what it is, data, licence, recipe, minutes, hardware, figures."""
@@ -306,4 +326,5 @@ def card(what, data, size, record, metrics):
     return "\n".join(lines)
 
 
-STAGES = {"autoencoder": train_autoencoder, "image": train_image, "temporal": train_temporal}
+STAGES = {"autoencoder": train_autoencoder, "image": train_image, "temporal": train_temporal,
+          "judges": train_judges}
