@@ -1,0 +1,77 @@
+"""Do generated clips move as much, and as smoothly, as real ones of the same action at the same stride?
+
+video_ratio, jerk_ratio: per action, the median frame-to-frame change and jerk (`metrics.motion`, `metrics.jerk`: of
+frames blurred by 6 pixels, so that noise is not taken for motion) of generated clips over those of real windows of the
+trained combinations. 0.7 to 1.3 is good. image_ratio, image_jerk_ratio: the alpha = 1 clips, which must fall outside in
+one of the two. Beside them opponents made of real windows (shuffled, freeze, stutter), and real clips held out from the
+generator.
+"""
+import math
+
+import torch
+
+from vldm_mini import metrics
+from vldm_mini.datasets import video
+
+from . import _samples
+
+GOOD = (0.7, 1.3)
+MEASURES = {"motion": metrics.motion, "jerk": metrics.jerk, "change": lambda films: metrics.motion(films, blur=0)}
+
+
+def measure(films, batch=16):
+    """Films (n t 3 h w) -> {"motion", "jerk", "change" (unblurred: flicker counts)}: each (n,) float64."""
+    parts = films.split(batch)
+    return {name: torch.cat([of(part) for part in parts]) for name, of in MEASURES.items()}
+
+
+def real_windows(clips, step=3):
+    """-> films (n t 3 h w), actions (n,): windows of all of these clips, every `step`-th start."""
+    films = [metrics.windows(clip.frames, _samples.FRAMES, _samples.STRIDE, step=step) for clip in clips]
+    actions = [torch.full((len(part),), clip.labels["action"]) for part, clip in zip(films, clips)]
+    return video.to_float(torch.cat(films)), torch.cat(actions)
+
+
+def ratios(found, actions, real, real_actions):
+    """{"motion": {action: median over median of real}, ...} and for each a 95 % bootstrap interval over the clips."""
+    out, generator = {}, torch.Generator().manual_seed(0)
+    for name in MEASURES:
+        for k, action in enumerate(video.ACTIONS):
+            values, base = found[name][actions == k], real[name][real_actions == k].median()
+            low, high = metrics.bootstrap(values, torch.median, generator, draws=300)
+            out.setdefault(name, {})[action] = round(float(values.median() / base), 3)
+            interval = [round(float(low / base), 3), round(float(high / base), 3)]
+            out.setdefault(f"{name}_interval", {})[action] = interval
+    return out
+
+
+def worst(per_action):
+    """The ratio that is farthest from 1, up or down."""
+    return max(per_action.values(), key=lambda r: abs(math.log(max(r, 1e-9))))
+
+
+def outside(ratio):
+    return not GOOD[0] <= ratio <= GOOD[1]
+
+
+def run(model=None, made=None, clips=None):
+    """All figures; arguments are for tests."""
+    if made is None:
+        model, made = _samples.all_samples()
+    trained, held = video.split(clips or video.actions())
+    films, actions = real_windows([clip for clip in trained if not clip.mirror])
+    other, other_actions = real_windows([clip for clip in held if not clip.mirror])
+    real = measure(films)
+    compare = lambda some, which: ratios(measure(some), which, real, actions)                            # noqa: E731
+    found = {name: compare(part.float(), part.actions) for name, part in made.items()}
+    beside = {f"real, {name}": compare(film, actions)
+              for name, film in metrics.opponents(films, torch.Generator().manual_seed(0)).items()}
+    beside["real, held out from the generator"] = compare(other, other_actions)
+    image = found["image"]
+    told = {action: outside(image["motion"][action]) or outside(image["jerk"][action]) for action in video.ACTIONS}
+    return {"video_ratio": found["video"]["motion"], "jerk_ratio": found["video"]["jerk"],
+            "image_ratio": image["motion"], "image_jerk_ratio": image["jerk"],
+            "video_ratio_worst": worst(found["video"]["motion"]), "jerk_ratio_worst": worst(found["video"]["jerk"]),
+            "image_told_apart": told,
+            "n": {name: len(part.films) for name, part in made.items()} | {"real": len(films)},
+            "generated": found, "beside": beside, "settings": _samples.settings(model)}
