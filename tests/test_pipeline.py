@@ -14,7 +14,7 @@ from vldm_mini.temporal import insert
 from vldm_mini.weights import write_text
 
 WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
-CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=3, scale=1.5)
+CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=2, scale=1.5)
 
 
 @pytest.fixture(scope="module")

@@ -309,7 +309,7 @@ def test_training_killed_at_several_moments_and_resumed_ends_in_the_same_weights
     for moment, delay in ((3, 0.0), (8, 0.004), (13, 0.013)):              # in a step, or while a checkpoint is written
         process = start("parts")
         while process.is_alive() and steps_done(tmp_path / "parts") < moment:
-            time.sleep(0.002)
+            time.sleep(0.005)
         time.sleep(delay)
         assert process.is_alive(), process.exitcode
         os.kill(process.pid, signal.SIGKILL)

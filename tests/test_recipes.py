@@ -1,0 +1,213 @@
+"""The three stages on a folder of small made films: what they leave behind, what they leave alone, what they learn."""
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.tiny import copies, made_folder, normal, same
+from vldm_mini import recipes, weights
+from vldm_mini.autoencoder import Autoencoder, PatchCritic
+from vldm_mini.datasets import video
+from vldm_mini.pipeline import VideoLDM
+from vldm_mini.recipes import SIZES, Latents, diffusion_loss, draw_clips, drop_labels, settings_for
+from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
+from vldm_mini.training import Record, rng
+from vldm_mini.unet import UNet
+
+XS, STEPS = SIZES["xs"], 8
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return str(made_folder(tmp_path_factory.mktemp("films")))
+
+
+@pytest.fixture(scope="module")
+def run(films, tmp_path_factory):
+    """All three stages at size xs. -> (folder, records, the backbone that the temporal stage trained phi on)."""
+    out, seen = tmp_path_factory.mktemp("run"), []
+    records = [train(films, "xs", out, STEPS) for train in (recipes.train_autoencoder, recipes.train_image)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "insert", lambda backbone, **dial: seen.append(backbone) or insert(backbone, **dial))
+        records.append(recipes.train_temporal(films, "xs", out, STEPS))
+    return out, dict(zip(recipes.STAGES, records)), seen[0]
+
+
+# -- end to end -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("stage", recipes.STAGES)
+def test_each_stage_leaves_weights_config_card_and_record(run, stage):
+    out, records, _ = run
+    names = {path.name for path in (out / stage).iterdir()}
+    assert {"model.safetensors", "config.json", "README.md", "record.json", "state.pt"} <= names
+    assert not [name for name in names if name.endswith(".part")]
+    card = (out / stage / "README.md").read_text()
+    assert f"`python -m vldm_mini train {stage} --data" in card and "Licence" in card and "Took" in card
+    assert Record.load(out / stage) == records[stage]
+    assert all(torch.tensor(list(row["losses"].values())).isfinite().all() for row in records[stage].rows)
+    assert (out / stage / "record.json").stat().st_size < 1e6
+
+
+def test_from_the_folder_of_a_run_come_films_of_what_was_asked_for(run):
+    model = VideoLDM.from_pretrained(str(run[0]))
+    assert [(name, tuple(classes)) for name, classes in model.config.words] == [("class", ("left", "right"))]
+    assert (model.config.pixels, model.config.frames, model.config.fps) == (32, 4, 12.5)        # 25 a second, every 2nd
+    film = model.generate(model.labels(**{"class": "right"}), steps=2)
+    assert film.shape == (1, 4, 3, 32, 32) and film.abs().max() <= 1 and film.isfinite().all()
+
+
+def test_a_stage_that_is_done_is_not_trained_again(run, films):
+    out, records, _ = run
+    before = (out / "image" / "model.safetensors").read_bytes()
+    assert recipes.train_image(films, "xs", out, STEPS).rows == records["image"].rows
+    assert (out / "image" / "model.safetensors").read_bytes() == before
+
+
+# -- stage by stage ---------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def test_latents_have_mean_0_and_variance_1_on_the_training_frames(run, films):
+    model = Autoencoder.from_pretrained(run[0] / "autoencoder")
+    frames = torch.cat([clip.frames for clip in video.split(video.load(films, size=32))[0]])
+    z = model.encode(video.to_float(frames))
+    assert float(z.mean()) == pytest.approx(0, abs=0.05) and float(z.std()) == pytest.approx(1, abs=0.05)
+    raw = model.posterior(video.to_float(frames)).mean
+    assert abs(float(raw.std()) - 1) > 0.1                                  # so the scale had something to do
+
+
+def test_the_critic_of_the_autoencoder_steps_in_the_second_half_and_moves(run):
+    out, records, _ = run
+    torch.manual_seed(0)
+    Autoencoder(XS.autoencoder)
+    fresh, end = copies(PatchCritic()), weights.load_state(out / "autoencoder" / "state.pt")
+    assert [name for name, x in end["modules"][1].items() if torch.equal(x, fresh[name])] == []
+    assert {int(s["step"]) for s in end["optimizers"][1]["state"].values()} == {STEPS // 2}
+    assert [row["step"] for row in records["autoencoder"].rows if "critic" in row["losses"]] == [5, 6, 7, 8]
+
+
+def test_temporal_training_leaves_every_spatial_weight_as_it_was_to_the_bit(run):
+    out, _, backbone = run
+    assert same(copies(backbone), copies(UNet.from_pretrained(out / "image")))
+    assert not any(p.requires_grad for p in backbone.parameters())
+    saved = weights.load_tensors(out / "temporal" / "model.safetensors")
+    assert all(name.startswith("mixes.") for name in saved)
+
+
+@torch.no_grad()
+def test_after_the_recipe_alpha_1_is_the_image_model_to_the_bit_and_the_learned_alpha_is_not(run):
+    theta = UNet.from_pretrained(run[0] / "image")
+    z, tau = normal(2, 4, 4, 8, 8), torch.tensor([300, 800])
+    image = theta(z.flatten(0, 1), tau.repeat_interleave(4)).unflatten(0, (2, 4))
+    model = VideoModel(theta, TemporalLayers.from_pretrained(run[0] / "temporal", theta))
+    assert not torch.equal(model(z, tau), image)
+    model.layers.set_alpha(1)
+    assert torch.equal(model(z, tau), image)
+
+
+def test_the_recorder_keeps_alpha_of_every_layer_and_every_alpha_moves(run):
+    rows = run[1]["temporal"].rows
+    assert len(rows[0]["alpha"]) == 12 and rows[0]["alpha"].keys() == rows[-1]["alpha"].keys()
+    assert all(rows[0]["alpha"][name] != rows[-1]["alpha"][name] for name in rows[0]["alpha"])
+
+
+@pytest.mark.parametrize("stage, columns", [("image", 8), ("temporal", 4)])
+def test_strips_show_the_same_noise_at_growing_intervals(run, stage, columns):
+    from PIL import Image
+    out, records, _ = run
+    strips = [out / stage / name for name in records[stage].strips]
+    assert strips[0].name == "strip_000001.webp" and strips[-1].name == "strip_000008.webp" and len(strips) > 5
+    with Image.open(strips[-1]) as picture:
+        assert picture.size == (columns * 32, 4 * 32)
+
+
+# -- the door ---------------------------------------------------------------------------------------------------------
+
+def test_a_stage_out_of_order_says_which_comes_first(films, run, tmp_path):
+    for train in (recipes.train_image, recipes.train_temporal):
+        with pytest.raises(FileNotFoundError, match="no autoencoder in .*: python -m vldm_mini train autoencoder"):
+            train(films, "xs", tmp_path)
+    shutil.copytree(run[0] / "autoencoder", tmp_path / "autoencoder")
+    with pytest.raises(FileNotFoundError, match="no image model in .*; first: python -m vldm_mini train image"):
+        recipes.train_temporal(films, "xs", tmp_path)
+
+
+@pytest.mark.parametrize("train", recipes.STAGES.values(), ids=recipes.STAGES)
+def test_an_unknown_size_is_refused_with_those_that_exist(films, tmp_path, train):
+    with pytest.raises(ValueError, match="unknown size 'huge'; choose one of xs, s, m, paper"):
+        train(films, "huge", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_films_shorter_than_a_clip_are_refused_with_both_lengths(run, tmp_path):
+    short = Latents([normal(6, 4, 8, 8).half()], torch.tensor([[0]]), (("class", ("a",)),), 25.0)
+    with pytest.raises(ValueError, match="a clip of 6 frames is too short for 4 frames 2 apart"):
+        draw_clips(short, 4, 2, [rng(0, 0, 0)])
+
+
+def test_a_folder_of_films_without_labels_trains_too(tmp_path):
+    films, out = str(made_folder(tmp_path / "films", classes=("",), clips=2)), tmp_path / "run"
+    for train in recipes.STAGES.values():
+        train(films, "xs", out, steps=2)
+    model = VideoLDM.from_pretrained(str(out))
+    assert model.labels().shape == (1, 0) and model.generate(model.labels(), steps=1).shape == (1, 4, 3, 32, 32)
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+
+def test_steps_and_seed_can_be_set_and_the_rest_is_the_dials():
+    assert settings_for("s", "image") == SIZES["s"].stages["image"]
+    assert settings_for("s", "image", 7, 3) == replace(SIZES["s"].stages["image"], steps=7, seed=3)
+
+
+@pytest.fixture
+def found():
+    """Three films whose numbers tell which film and frame they are: 100 i + t."""
+    films = [(100 * i + torch.arange(9 + i)).half()[:, None, None, None].expand(-1, 4, 2, 2) for i in range(3)]
+    words = (("a", tuple("xyz")), ("b", tuple("012345678")))
+    return Latents(films, torch.tensor([[0, 5], [1, 6], [2, 7]]), words, 25.0)
+
+
+def test_a_drawn_clip_is_a_window_of_one_film_with_that_films_labels(found):
+    z, labels = draw_clips(found, 4, 2, [rng(0, 0, sample) for sample in range(200)])
+    assert z.shape == (200, 4, 4, 2, 2) and z.dtype == torch.float32
+    values = z[:, :, 0, 0, 0]
+    film = values[:, 0] // 100
+    assert (values.diff(dim=1) == 2).all() and torch.equal(labels[:, 0], film.long())
+    assert set(film.tolist()) == {0, 1, 2}
+    assert {int(v) for v in values[film == 2][:, 0] - 200} == set(range(11 - 6))        # every start is drawn
+
+
+def test_what_is_drawn_depends_on_the_sample_and_not_on_the_batch(found):
+    both, one = [draw_clips(found, 3, 1, [rng(0, 5, sample) for sample in batch])[0] for batch in ((3, 4), (4,))]
+    assert torch.equal(both[1], one[0])
+
+
+def test_labels_are_dropped_one_by_one_and_one_time_in_ten():
+    labels, draw = torch.tensor([[1, 2]]).repeat(2000, 1), [rng(0, 0, sample) for sample in range(2000)]
+    dropped = drop_labels(labels, (4, 9), draw)
+    first, second = dropped[:, 0] == 4, dropped[:, 1] == 9
+    assert torch.equal(dropped[~first][:, 0], labels[~first][:, 0])
+    assert float(first.float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert 0 < (first & second).float().mean() < 0.03                                   # each by its own chance
+    assert torch.equal(drop_labels(labels, (4, 9), draw, p=0), labels)
+    assert (drop_labels(labels, (4, 9), draw, p=1) == torch.tensor([4, 9])).all()
+
+
+def test_temporal_layers_learn_one_clip_far_better_than_the_trivial_answer():
+    """For white data of unit variance the best answer without learning is v = 0, with loss 1: z tells nothing of v."""
+    films = Latents([normal(4, 4, 4, 4, seed=5).half()], torch.tensor([[]]).long(), (), 25.0)
+    torch.manual_seed(0)
+    theta = UNet(replace(XS.unet))
+    model = VideoModel(theta, insert(theta, ff_mult=1, ff_in=False))
+    loss = diffusion_loss(model, films, 4, 1, 0)
+    optimizer = torch.optim.AdamW([*theta.parameters(), *temporal_parameters(model.layers)], 8e-3)
+    for step in range(40):
+        optimizer.zero_grad()
+        loss(step, [0, 1, 2, 3])[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        nothing = diffusion_loss(lambda z, tau, labels: torch.zeros_like(z), films, 4, 1, 0)
+        ours, trivial = (float(each(1000, range(40))[0]) for each in (loss, nothing))
+    assert trivial == pytest.approx(1, abs=0.15) and ours < 0.6 * trivial, (ours, trivial)
