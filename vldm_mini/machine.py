@@ -46,18 +46,14 @@ def quota(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
     limits = []
     for _, controllers, path in groups:
         if controllers == "":                                             # version 2: one tree for everything
-            limits += _upwards(Path(root), path, "cpu.max")
+            trees, files = [""], ["cpu.max"]
         elif "cpu" in controllers.split(","):                             # version 1: a tree for each controller
-            for tree in {controllers, "cpu"}:
-                limits += _upwards(Path(root) / tree, path, "cpu.cfs_quota_us", "cpu.cfs_period_us")
-    return min(limits, default=None)
-
-
-def _upwards(root, path, *files):
-    """Quotas set on a cgroup and on all above it. In a container the path may not exist: then the root counts."""
-    parts = Path(path.lstrip("/")).parts
-    found = [_ratio(root.joinpath(*parts[:n]), files) for n in range(len(parts), -1, -1)]
-    return [cores for cores in found if cores]
+            trees, files = [controllers, "cpu"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        own = Path(path.lstrip("/"))                    # it may not exist in a container: then those above it count
+        limits += [_ratio(Path(root) / tree / group, files) for tree in trees for group in (own, *own.parents)]
+    return min(filter(None, limits), default=None)
 
 
 def _ratio(folder, files):
@@ -146,7 +142,8 @@ def report():
     missing = packages_missing("", "video")
     problems = list(missing)
     facts = {"vldm_mini": _version("vldm_mini") or "not installed", "python": platform.python_version(),
-             "system": f"{platform.system()} {platform.machine()}", "packages": {n: _version(n) for n in _named()},
+             "system": f"{platform.system()} {platform.machine()}",
+             "packages": {name: _version(name) for name, _, _ in requirements()},
              "optional": packages_missing("notebooks", "sd", "test")}
     if not any(problem.startswith(("torch", "numpy")) for problem in missing):
         problems += _add_compute(facts)
@@ -195,31 +192,27 @@ def requirements():
     return [(match[1], match[2], extra) for match, extra in found if match]
 
 
-def _named():
-    return dict.fromkeys(name for name, _, _ in requirements())
-
-
 def packages_missing(*extras):
     """One sentence for each package of these extras that is missing or too old."""
     number = lambda version: [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]]     # noqa: E731
-    said, told = [], {"": "", "video": "[video]"}
+    said = []
     for name, least, extra in requirements():
         have = _version(name)
         if extra in extras and (have is None or number(have) < number(least)):
             state = "is not installed" if have is None else f"is {have}, older than {least}"
-            said.append(f'{name} {state}: pip install -e ".{told.get(extra, f"[{extra}]")}" -c constraints.txt')
+            said.append(f'{name} {state}: pip install -e ".{f"[{extra}]" if extra else ""}" -c constraints.txt')
     return list(dict.fromkeys(said))
 
 
 def data_found():
     """({set: what is there}, problems): the folder that VLDM_DATA names, each file checked; or the download cache."""
+    import pooch
+
     from vldm_mini.datasets import video
     named = os.environ.get("VLDM_DATA", "")
-    if named and not Path(named).is_dir():
-        return {}, [f"VLDM_DATA names {named}, which is no folder; mend it, or unset it (videos are then fetched)"]
-    if named and not any(Path(named).iterdir()):
-        return {}, [f"VLDM_DATA names {named}, which is empty; unset it (videos are then fetched)"]
-    root, found, problems = Path(named) if named else _download_cache(), {}, []
+    if named and not (Path(named).is_dir() and any(Path(named).iterdir())):
+        return {}, [f"VLDM_DATA names {named}, which is no folder or is empty; mend it, or unset it (to fetch videos)"]
+    root, found, problems = Path(named or pooch.os_cache("vldm_mini")), {}, []
     for name, entry in video.catalogue().items():
         there = sum((root / file.path).is_file() for file in entry.files)
         found[name] = f"{there} of {len(entry.files)} files in {root}" if there else "not here; fetched on first use"
@@ -229,11 +222,6 @@ def data_found():
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return found, problems
-
-
-def _download_cache():
-    import pooch
-    return Path(pooch.os_cache("vldm_mini"))
 
 
 def weights_found():
@@ -258,20 +246,22 @@ def _readable(file):
 
 def minutes():
     """{chapter or stage: minutes}: chapters as their metadata says for CPU or GPU, training as it was recorded."""
-    column, found = f"minutes_{'gpu' if device().type == 'cuda' else 'cpu'}", {}
-    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        found[file.stem] = _json(file).get("metadata", {}).get("vldm", {}).get(column, "?")
-    top = ROOT / "data" / "checkpoints"
+    column, top = f"minutes_{'gpu' if device().type == 'cuda' else 'cpu'}", ROOT / "data" / "checkpoints"
+    found = {file.stem: _stated(file, "metadata", "vldm", column) for file in sorted(ROOT.glob("notebooks/*.ipynb"))}
     for file in sorted(top.rglob("record.json")):
-        found[f"training {file.parent.relative_to(top).as_posix()}"] = _json(file).get("minutes", "?")
+        found[f"training {file.parent.relative_to(top).as_posix()}"] = _stated(file, "minutes")
     return found
 
 
-def _json(file):
+def _stated(file, *keys):
+    """The value under these keys of a JSON file, or "?" where there is none."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        value = json.loads(file.read_text(encoding="utf-8"))
+        for key in keys:
+            value = value[key]
+        return value
+    except (OSError, ValueError, KeyError, TypeError):
+        return "?"
 
 
 def describe(facts):
@@ -280,8 +270,10 @@ def describe(facts):
     lines = [f"{key:<15}{facts[key]}" for key in plain if key in facts]
     if "threads" in facts:
         lines.append(f"{'threads':<15}{facts['threads']} of {facts['cores']} cores")
-    if "number_format" in facts:
-        lines += [f"{'number format':<15}{_describe_probe(facts['number_format'])}"]
+    if probed := facts.get("number_format"):
+        fp32, bf16 = probed["fp32_gflops"], probed["bf16_gflops"]
+        speeds = "" if fp32 is None else f"; {fp32:.1f} against {bf16:.1f} GFLOP/s"
+        lines.append(f"{'number format':<15}{probed['precision']} ({probed['why']}{speeds})")
     lines += ["packages"] + [f"  {name:<20}{version or '-'}" for name, version in facts["packages"].items()]
     units = {"data": ("data", ""), "weights": ("weights", "MB"), "minutes": ("to run", "min")}
     for key, (title, unit) in units.items():
@@ -289,9 +281,3 @@ def describe(facts):
     for title, key in (("not installed, needed for some chapters", "optional"), ("PROBLEMS", "problems")):
         lines += [title] * bool(facts[key]) + [f"  {line}" for line in facts[key]]
     return "\n".join(lines if facts["problems"] else lines + ["all is well"])
-
-
-def _describe_probe(probe):
-    fp32, bf16 = probe["fp32_gflops"], probe["bf16_gflops"]
-    speeds = "" if fp32 is None else f"; {fp32:.1f} against {bf16:.1f} GFLOP/s"
-    return f"{probe['precision']} ({probe['why']}{speeds})"
