@@ -16,6 +16,7 @@ from vldm_mini.training import Record, rng
 from vldm_mini.unet import UNet
 
 XS, STEPS = SIZES["xs"], 8
+THREE = {name: recipes.STAGES[name] for name in ("autoencoder", "image", "temporal")}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,12 @@ def run(films, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "insert", lambda backbone, **dial: seen.append(backbone) or insert(backbone, **dial))
         records.append(recipes.train_temporal(films, "xs", out, STEPS))
-    return out, dict(zip(recipes.STAGES, records)), seen[0]
+    return out, dict(zip(THREE, records)), seen[0]
 
 
 # -- end to end -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("stage", recipes.STAGES)
+@pytest.mark.parametrize("stage", THREE)
 def test_each_stage_leaves_weights_config_card_and_record(run, stage):
     out, records, _ = run
     names = {path.name for path in (out / stage).iterdir()}
@@ -132,11 +133,16 @@ def test_a_stage_out_of_order_says_which_comes_first(films, run, tmp_path):
         recipes.train_temporal(films, "xs", tmp_path)
 
 
-@pytest.mark.parametrize("train", recipes.STAGES.values(), ids=recipes.STAGES)
+@pytest.mark.parametrize("train", THREE.values(), ids=THREE)
 def test_an_unknown_size_is_refused_with_those_that_exist(films, tmp_path, train):
     with pytest.raises(ValueError, match="unknown size 'huge'; choose one of xs, s, m, paper"):
         train(films, "huge", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_judges_judge_actions_and_nothing_else(films, tmp_path):
+    with pytest.raises(ValueError, match="the judges know the actions and persons of `actions`, not .*--data actions"):
+        recipes.train_judges(films, "xs", tmp_path)
 
 
 def test_films_shorter_than_a_clip_are_refused_with_both_lengths(run, tmp_path):
@@ -147,7 +153,7 @@ def test_films_shorter_than_a_clip_are_refused_with_both_lengths(run, tmp_path):
 
 def test_a_folder_of_films_without_labels_trains_too(tmp_path):
     films, out = str(made_folder(tmp_path / "films", classes=("",), clips=2)), tmp_path / "run"
-    for train in recipes.STAGES.values():
+    for train in THREE.values():
         train(films, "xs", out, steps=2)
     model = VideoLDM.from_pretrained(str(out))
     assert model.labels().shape == (1, 0) and model.generate(model.labels(), steps=1).shape == (1, 4, 3, 32, 32)

@@ -15,8 +15,14 @@ import torch
 from einops import rearrange
 
 from . import machine, metrics, weights
-from .autoencoder import (Autoencoder, AutoencoderConfig, PatchCritic, adaptive_weight, hinge_critic_loss,
-                          hinge_decoder_loss)
+from .autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    PatchCritic,
+    adaptive_weight,
+    hinge_critic_loss,
+    hinge_decoder_loss,
+)
 from .datasets import video
 from .diffusion import Schedule, ddim, ddim_times, denoising_loss
 from .pipeline import PipelineConfig
@@ -50,8 +56,9 @@ def _stages(autoencoder, image, temporal):
 
 
 SIZES = {
-    "xs": Size(32, 4, 2, AutoencoderConfig((16, 24)), UNetConfig(channels=(16, 32), attention=(False, True), head_channels=16,
-               emb_channels=64), dict(ff_mult=1, ff_in=False),
+    "xs": Size(32, 4, 2, AutoencoderConfig((16, 24)),
+               UNetConfig(channels=(16, 32), attention=(False, True), head_channels=16, emb_channels=64),
+               dict(ff_mult=1, ff_in=False),
                _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
     "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(), dict(ff_mult=2, ff_in=False),
               _stages((600, 32, 1.5e-3), (3000, 32, 1e-3), (1600, 5, 1e-3))),
@@ -256,7 +263,8 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
     torch.manual_seed(seed)
     layers = insert(theta, **dial.temporal)
     model = VideoModel(theta, layers)
-    record = train(folder, settings, [Player("temporal", layers, diffusion_loss(model, found, dial.frames, dial.stride, seed))],
+    player = Player("temporal", layers, diffusion_loss(model, found, dial.frames, dial.stride, seed))
+    record = train(folder, settings, [player],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))

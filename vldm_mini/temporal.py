@@ -142,7 +142,8 @@ class TemporalMix(nn.Module):
     def __init__(self, layer, place, alpha=0.5, per="scalar"):
         super().__init__()
         if not 0 < alpha < 1:
-            raise ValueError(f"alpha starts strictly between 0 and 1 (at 1 no temporal weight would learn), got {alpha}")
+            raise ValueError("alpha starts strictly between 0 and 1 (at 1 no temporal weight would learn), "
+                             f"got {alpha}")
         shape = {"scalar": (), "channel": (place.channels, 1, 1, 1)}.get(per) if isinstance(per, str) else (per, 1, 1)
         self.layer, self.fixed_alpha = layer, None
         # MINI: alpha = sigmoid(mix), starting at 0.5: the paper gives neither; clamped at 1 it would never learn
@@ -157,7 +158,8 @@ class TemporalMix(nn.Module):
         if clip.image:
             return z
         if self.mix.ndim == 3 and len(self.mix) != clip.frames:
-            raise ValueError(f"the mix has one alpha a frame for {len(self.mix)} frames, and the clip has {clip.frames}; "
+            raise ValueError(f"the mix has one alpha a frame for {len(self.mix)} frames, "
+                             f"and the clip has {clip.frames}; "
                              'for any number of frames, insert with per="scalar"')
         # alpha z + (1 - alpha) z_t, written so that it is z to the bit where z_t = z or alpha = 1
         return z + (1 - self.alpha) * (self.layer(z, clip) - z)
