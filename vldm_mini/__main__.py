@@ -65,6 +65,7 @@ def test(args):
         raise FileNotFoundError("there is no tests folder beside the package; clone the repository and run it there")
     import nbval  # noqa: F401  a clear message when it is missing
     import pytest
+
     os.chdir(ROOT)
     books = ["notebooks"] if any(Path("notebooks").glob("*.ipynb")) else []
     nbval = [*NBVAL, "--nbval-sanitize-with=tests/nbval_sanitize.cfg"]
@@ -200,7 +201,7 @@ def parser():
 
 
 def _train_options(sub):
-    sub.add_argument("stage", help="autoencoder, image or temporal, in this order")
+    sub.add_argument("stage", help="autoencoder, image, temporal (in this order), or judges")
     sub.add_argument("--data", default="actions", help="actions, signs, road, or a folder of videos (actions)")
     sub.add_argument("--size", choices=("xs", "s", "m"), help="default: VLDM_SIZE, or what suits the machine")
     sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
