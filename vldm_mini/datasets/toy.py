@@ -18,8 +18,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..blocks import sinusoidal_embedding
-from ..diffusion import Schedule, denoising_loss, to_eps
+from ..blocks import sinusoidal_embedding, zero_init
+from ..diffusion import Schedule, add_noise, target, to_eps
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A mixture of Gaussians, and everything it knows.
@@ -204,7 +204,7 @@ def two_modes(distance: float = 2.0, std: float = 0.25, weight: float = 0.5) -> 
     return GaussianMixture(torch.tensor([1 - weight, weight]), means, torch.full((2, 1, 1), std**2))
 
 
-def pinwheel(arms: int = 5, long: float = 0.5, wide: float = 0.15) -> GaussianMixture:
+def pinwheel(arms: int = 3, long: float = 0.65, wide: float = 0.4) -> GaussianMixture:
     """The 2-D toy: `arms` slanted, unequally heavy ellipses on a circle, mean 0 and covariance I."""
     angle = torch.arange(arms, dtype=torch.float64) * 2 * math.pi / arms
     out = torch.stack([angle.cos(), angle.sin()], 1)  # arms 2, outwards
@@ -271,53 +271,64 @@ def as_clips(x: Tensor, channels: int = 1) -> Tensor:
 class ScoreMLP(nn.Module):
     """A residual perceptron, forward(z (b, d), tau (b,)) -> (b, d): predicts v, and starts at 0.
 
-    On data of mean 0 and covariance I, v = 0 is already the best answer of a single Gaussian; what is left to learn is
-    what makes the world a mixture.
+    v = sigma_tau F(z, lambda_tau): under little noise v shrinks like sigma_tau, so that F need not. On data of mean 0
+    and covariance I, v = 0 is already the best answer of a single Gaussian; left to learn is what makes it a mixture.
     """
 
-    def __init__(self, d: int = 2, width: int = 128, depth: int = 3) -> None:
+    def __init__(self, schedule: Schedule, d: int = 2, width: int = 128, depth: int = 3) -> None:
         super().__init__()
+        self.schedule = schedule
         self.embed = nn.Linear(width, width)
         self.enter = nn.Linear(d, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.leave = nn.Linear(width, d)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = zero_init(nn.Linear(width, d))
 
     def forward(self, z: Tensor, tau: Tensor) -> Tensor:
-        emb = self.embed(sinusoidal_embedding(tau, self.embed.in_features))
+        emb = self.embed(sinusoidal_embedding(self.schedule.log_snr[tau].float(), self.embed.in_features))
         x = self.enter(z)
         for layer in self.hidden:
             x = x + nn.functional.silu(layer(x + emb))
-        return self.leave(x)
+        return self.schedule.at(tau, z)[1] * self.leave(x)
 
 
-def fit_score(world: GaussianMixture, schedule: Schedule, generator: torch.Generator, steps: int = 3000,
-              batch: int = 1024, lr: float = 3e-3, bias: float = 2.0, **shape: int) -> tuple[ScoreMLP, list[float]]:
+def fit_score(world: GaussianMixture, schedule: Schedule, generator: torch.Generator, steps: int = 2500,
+              batch: int = 512, data: int = 1024, lr: float = 1e-2, **shape: int) -> tuple[ScoreMLP, list[float]]:
     """A ScoreMLP trained on exact samples of the world by eq. (1) with v as target, and its loss at each step.
 
-    `generator` also seeds the weights. `shape`: width and depth of the network.
+    Every step draws `data` new points and noises `batch` of them. `generator` also seeds the weights; `shape`: width
+    and depth of the network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        net = ScoreMLP(world.d, **shape)
-    optimiser = torch.optim.Adam(net.parameters(), lr=lr)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        net = ScoreMLP(schedule, world.d, **shape)
+    optimiser = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
+    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1.0, (i + 1) / 50) * (1 - i / max(1, steps)))
     losses = []
     for _ in range(steps):
-        x = world.sample(batch // 2, generator).repeat(2, 1)
-        # MINI: each point is noised by eps and by -eps at one tau; what the two disagree on by chance cancels.
-        eps = torch.randn(batch // 2, world.d, generator=generator)
-        eps = torch.cat([eps, -eps])
-        # MINI: little noise is drawn more often than the paper's uniform tau: there the score is sharp, and hard to learn.
-        tau = (schedule.num_steps * torch.rand(batch // 2, generator=generator) ** bias).long().repeat(2)
-        loss = denoising_loss(schedule, net, x, tau, eps, "v").mean()
+        x = world.sample(data, generator)
+        # MINI: little noise is drawn more often than by the paper's uniform tau: there the score is sharp.
+        tau = (schedule.num_steps * torch.rand(batch, generator=generator) ** 2).long()
+        z = add_noise(schedule, x[:batch], torch.randn(batch, world.d, generator=generator), tau)
+        y = target(schedule, *_mean_pair(schedule, x, z, tau), tau, "v")
+        loss = (net(z, tau) - y).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         decay.step()
         losses.append(loss.item())
     return net.eval().requires_grad_(False), losses
+
+
+def _mean_pair(schedule: Schedule, x: Tensor, z: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean x and eps over all points x (n, d) that z (b, d) may have come from, weighed by how likely: (b, d) each.
+
+    MINI: which point z was made from is chance. The mean over that chance leaves eq. (1) its minimum and takes most
+    of the noise out of its gradient (Xu et al. 2023, "Stable target field").
+    """
+    alpha_tau, sigma_tau = schedule.at(tau, z)
+    share = (2 * alpha_tau * z @ x.T - alpha_tau**2 * x.square().sum(1)) / (2 * sigma_tau**2)  # b n, up to a constant
+    mean = share.softmax(1) @ x
+    return mean, (z - alpha_tau * mean) / sigma_tau
 
 
 def learned_score(net: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, z: Tensor, tau: int) -> Tensor:
