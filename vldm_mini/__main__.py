@@ -68,9 +68,9 @@ def test(args):
 
     os.chdir(ROOT)
     books = ["notebooks"] if any(Path("notebooks").glob("*.ipynb")) else []
-    nbval = [*NBVAL, "--nbval-sanitize-with=tests/nbval_sanitize.cfg"]
+    options = [*NBVAL, "--nbval-sanitize-with=tests/nbval_sanitize.cfg"]
     chosen = [word for word in args.extra if not word.startswith("-") and Path(word.partition("::")[0]).exists()]
-    return int(pytest.main([*nbval, *args.extra, *([] if chosen else ["tests", *books])]))
+    return int(pytest.main([*options, *args.extra, *([] if chosen else ["tests", *books])]))
 
 
 def lab(args):
