@@ -126,6 +126,13 @@ def test_the_mix_is_exact_where_the_plain_blend_of_the_paper_is_not():
     assert torch.allclose(mix(z, Clip(4)), mix.alpha * z + (1 - mix.alpha) * mix.layer(z, Clip(4)), atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_wrapper_by_itself_skips_its_layer_in_image_mode():
+    mix, z = TemporalMix(nn.Identity(), Place("", "conv", 8)), normal(1, 8, 4, 2, 2)
+    mix.layer.forward = lambda z, clip: z * float("nan")
+    assert torch.equal(mix(z, Clip(4, image=True)), z) and mix(z, Clip(4)).isnan().all()
+
+
 def test_image_mode_skips_the_layers_even_broken_ones(case):
     z = case.clips()
     image, model = case.frames(z), case.model()
