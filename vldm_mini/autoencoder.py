@@ -50,7 +50,8 @@ class Encoder(nn.Sequential):
         for i in range(len(c)):
             layers += [ResBlock(c[i], c[i]) for _ in range(config.blocks)]
             layers += [Downsample(c[i], c[i + 1])] if i + 1 < len(c) else []
-        layers += [ResBlock(c[-1], c[-1]), group_norm(c[-1]), nn.SiLU(), nn.Conv2d(c[-1], 2 * config.latent_channels, 1)]
+        layers += [ResBlock(c[-1], c[-1]), group_norm(c[-1]), nn.SiLU()]
+        layers += [nn.Conv2d(c[-1], 2 * config.latent_channels, 1)]
         super().__init__(*layers)
 
 
@@ -100,7 +101,8 @@ class Autoencoder(Pretrained, nn.Module):
     def decode(self, z):
         """Scaled latents (b c h w) -> frames (b 3 fh fw), about [-1, 1]."""
         if z.ndim != 4 or z.shape[1] != self.config.latent_channels:
-            raise ValueError(f"the decoder takes latents (b, {self.config.latent_channels}, h, w), got {tuple(z.shape)}")
+            raise ValueError(f"the decoder takes latents (b, {self.config.latent_channels}, h, w), "
+                             f"got {tuple(z.shape)}")
         return self.decoder(z / self.config.scale + self.config.shift)
 
 

@@ -112,7 +112,7 @@ def denoising_loss(schedule, denoise, x, tau, eps, prediction="v"):
 # Sampling.
 
 def ddim_times(steps, num_steps=1000):
-    """`steps` times from num_steps - 1 down, evenly spaced, the last one above 0; after it comes the clean sample."""
+    """`steps` times from num_steps - 1 down, evenly spaced; after the last comes the clean sample."""
     if not 1 <= steps <= num_steps:
         raise ValueError(f"steps must lie in 1..{num_steps}, got {steps}")
     return [round(num_steps * (steps - k) / steps) - 1 for k in range(steps)]

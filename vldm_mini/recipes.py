@@ -7,6 +7,7 @@
 
 Stages of one set lie side by side in one folder; each reads what the earlier ones left there.
 """
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -185,13 +186,15 @@ def vocabulary(clips):
 
 
 def training_latents(data, dial, out):
-    """The training clips of a set as Latents; encoded once and kept beside the run, by the encoder's sha256."""
+    """The training clips of a set as Latents; encoded once and kept beside the run, by encoder and clips."""
     folder = Path(out) / "autoencoder"
     if not (folder / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train autoencoder --data {data}")
     clips = video.load(data, size=dial.pixels)
     train_clips = video.split(clips)[0]
-    path = Path(out) / "latents" / f"{dial.pixels}-{weights.sha256(folder / weights.WEIGHTS)[:12]}.safetensors"
+    made_of = "".join([weights.sha256(folder / weights.WEIGHTS), *(clip.name for clip in train_clips)])
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    path = Path(out) / "latents" / f"{dial.pixels}-{key}.safetensors"
     if not path.is_file():
         films = encode_clips(Autoencoder.from_pretrained(folder).to(machine.device()), train_clips)
         weights.save_tensors(path, {f"{i:05d}": film for i, film in enumerate(films)})

@@ -73,6 +73,9 @@ class UNet(Pretrained, nn.Module):
         labels = self.null_labels(len(tau), tau.device) if labels is None else labels
         if labels.shape != (len(tau), len(self.config.labels)):
             raise ValueError(f"labels must be ({len(tau)}, {len(self.config.labels)}), got {tuple(labels.shape)}")
+        if (labels < 0).any() or (labels > self.null_labels(len(tau), labels.device)).any():
+            raise ValueError(f"labels lie in 0..n, n being the null label; n = {self.config.labels}, "
+                             f"got {labels.tolist()}")
         # MINI: labels are embedded and added to the embedding of tau; how the paper does it is not known
         for table, label in zip(self.label_embed, labels.T):
             emb = emb + table(label)
@@ -81,8 +84,8 @@ class UNet(Pretrained, nn.Module):
     def forward(self, z, tau, labels=None):
         factor = 2 ** (len(self.config.channels) - 1)
         if z.ndim != 4 or z.shape[1] != self.config.in_channels or z.shape[2] % factor or z.shape[3] % factor:
-            raise ValueError(f"the U-Net takes (b, {self.config.in_channels}, h, w) with h and w divisible by {factor}, "
-                             f"got {tuple(z.shape)}")
+            raise ValueError(f"the U-Net takes (b, {self.config.in_channels}, h, w) with h and w divisible by "
+                             f"{factor}, got {tuple(z.shape)}")
         emb = self.embed(tau.expand(len(z)), labels)
         z = self.conv_in(z)
         skips = [z]
