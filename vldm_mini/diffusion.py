@@ -54,7 +54,7 @@ class Schedule:
         if tau.min() < 0 or tau.max() >= self.num_steps:
             raise ValueError(f"tau must lie in 0..{self.num_steps - 1}, got {int(tau.min())}..{int(tau.max())}")
         shape = (-1,) + (1,) * (like.ndim - 1)
-        pick = lambda table: table[tau].to(like.device, like.dtype).reshape(shape)  # noqa: E731
+        pick = lambda table: table[tau].to(like.dtype).to(like.device).reshape(shape)  # noqa: E731
         return pick(self.alpha_tau), pick(self.sigma_tau)
 
 
