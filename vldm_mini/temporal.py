@@ -214,9 +214,12 @@ class TemporalLayers(nn.Module):
                 self.clip = replace(self.clip, emb=rearrange(emb, "(b t) e -> b t e", t=self.clip.frames))
             if z.ndim == 4:
                 out = mix(rearrange(z, "(b t) c h w -> b c t h w", t=self.clip.frames), self.clip)
-                return rearrange(out, "b c t h w -> (b t) c h w")
-            out = mix(rearrange(z, "(b t) n c -> b c t n 1", t=self.clip.frames), self.clip)   # tokens of diffusers
-            return rearrange(out, "b c t n 1 -> (b t) n c")
+                out = rearrange(out, "b c t h w -> (b t) c h w")
+            else:                                                                              # tokens of diffusers
+                out = mix(rearrange(z, "(b t) n c -> b c t n 1", t=self.clip.frames), self.clip)
+                out = rearrange(out, "b c t n 1 -> (b t) n c")
+            # in z's memory layout: another one means other kernels, and last bits that differ (frames of one pixel do)
+            return out if out.stride() == z.stride() else torch.empty_like(z).copy_(out)
         return follow
 
     @contextmanager
