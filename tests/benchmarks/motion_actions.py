@@ -25,11 +25,15 @@ def measure(films, batch=16):
     return {name: torch.cat([of(part) for part in parts]) for name, of in MEASURES.items()}
 
 
-def real_windows(clips, step=3):
-    """-> films (n t 3 h w), actions (n,): windows of all of these clips, every `step`-th start."""
-    films = [metrics.windows(clip.frames, _samples.FRAMES, _samples.STRIDE, step=step) for clip in clips]
-    actions = [torch.full((len(part),), clip.labels["action"]) for part, clip in zip(films, clips)]
-    return video.to_float(torch.cat(films)), torch.cat(actions)
+def real_windows(clips, count=16):
+    """-> films (n t 3 h w), actions (n,): `count` windows of each clip, evenly apart, so that no long clip outvotes."""
+    films, actions = [], []
+    for clip in clips:
+        last = len(clip.frames) - video.span(_samples.FRAMES, _samples.STRIDE)
+        films += [video.window(clip.frames, round(start), _samples.FRAMES, _samples.STRIDE)
+                  for start in torch.linspace(0, last, count).tolist()]
+        actions += [clip.labels["action"]] * count
+    return video.to_float(torch.stack(films)), torch.tensor(actions)
 
 
 def ratios(found, actions, real, real_actions):
