@@ -4,8 +4,10 @@ import math
 import pytest
 import torch
 
+from vldm_mini import temporal
 from vldm_mini.datasets import toy
 from vldm_mini.diffusion import Schedule, add_noise, ddim, ddim_times, to_eps, to_x0
+from vldm_mini.unet import UNet, UNetConfig
 
 SCHEDULE = Schedule.linear()
 TAUS = (0, 20, 300, 900, 999)
@@ -222,6 +224,32 @@ def test_score_of_a_clip_is_the_gradient_at_every_noise_level():
         assert (noised.score(x.detach()) - gradient).norm() < 1e-6 * gradient.norm()
 
 
+def test_at_one_pixel_the_centre_of_a_convolution_is_all_of_it():
+    torch.manual_seed(0)
+    net = UNet(UNetConfig(in_channels=1, out_channels=1, channels=(34,), attention=(True,), emb_channels=16))
+    torch.nn.init.normal_(net.conv_out.weight)
+    z, tau, names = torch.randn(6, 1, 1, 1), torch.arange(6) * 100, list(net.state_dict())
+    before = net(z, tau)
+    assert torch.allclose(toy.one_pixel(net)(z, tau), before, atol=1e-5) and list(net.state_dict()) == names
+
+
+def test_temporal_layers_on_frames_of_one_pixel_change_nothing_when_fresh_and_at_alpha_1():
+    torch.manual_seed(0)
+    for swap in (toy.one_pixel, lambda net: net):
+        net = swap(UNet(UNetConfig(in_channels=1, out_channels=1, channels=(34,), attention=(True,), emb_channels=16)))
+        torch.nn.init.normal_(net.conv_out.weight)
+        z, tau = torch.randn(6, 8, 1, 1, 1), torch.full((6,), 500)
+        image = net(z.flatten(0, 1), tau.repeat_interleave(8)).unflatten(0, (6, 8))
+        layers = temporal.insert(net)
+        video = temporal.VideoModel(net, layers)
+        assert torch.equal(video(z, tau), image)
+        for weight in layers.parameters():
+            torch.nn.init.normal_(weight)
+        assert not torch.allclose(video(z, tau), image)
+        layers.set_alpha(1.0)
+        assert torch.equal(video(z, tau), image)
+
+
 # ------------------------------------------------------------------------------------------------------------ learning
 
 def test_an_untrained_network_is_the_single_gaussian_and_training_leaves_it_behind():
@@ -231,9 +259,18 @@ def test_an_untrained_network_is_the_single_gaussian_and_training_leaves_it_behi
     truth, gaussian = noised.score(z), world.gaussian().noised(*levels(tau)).score(z)
     untrained, _ = toy.fit_score(world, SCHEDULE, rng(), steps=0)
     assert torch.allclose(toy.learned_score(untrained, SCHEDULE, z, tau), gaussian, atol=1e-4)
-    trained, losses = toy.fit_score(world, SCHEDULE, rng(), steps=150, batch=256, width=32)
+    trained, losses = toy.fit_score(world, SCHEDULE, rng(), steps=150, batch=256, data=512, width=32)
     error = toy.relative_error(toy.learned_score(trained, SCHEDULE, z, tau), truth)
-    assert len(losses) == 150 and error < 0.7 * toy.relative_error(gaussian, truth)
+    assert len(losses) == 150 and error < 0.5 * toy.relative_error(gaussian, truth)
+
+
+def test_the_averaged_target_has_the_mean_of_the_plain_one_and_less_noise():
+    world, tau = toy.pinwheel(), torch.full((4000,), 100)
+    x = world.sample(4000, rng(1), torch.float64)
+    z = add_noise(SCHEDULE, x, torch.randn(4000, 2, generator=rng(2), dtype=torch.float64), tau)
+    best, (mean, _) = world.posterior_mean(z, *levels(100)), toy._mean_pair(SCHEDULE, x, z, tau)
+    assert (mean - best).mean(0).abs().max() < 0.01
+    assert (mean - best).square().mean() < 0.1 * (x - best).square().mean()
 
 
 def test_training_is_a_function_of_its_generator():
