@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import threading
+from pathlib import Path
 from dataclasses import dataclass, replace
 
 import pytest
@@ -223,6 +224,13 @@ def test_shipped_weights_are_fetched_once_and_checked(served):
     assert json.loads((got / "config.json").read_text()) == dict(pixels=32) and not (got.parent / "others").exists()
     (folder / "toys" / "config.json").unlink()
     assert weights._fetch_weights("toys", files) == got                    # from the cache, no server needed
+
+
+def test_the_list_of_shipped_weights_is_that_of_the_repository():
+    data = Path(__file__).resolve().parents[1] / "data"
+    found = weights.list_shipped(data / "checkpoints")
+    assert json.loads((data / "checkpoints.json").read_text()) == found, (
+        "weights changed: write json.dumps(weights.list_shipped('data/checkpoints'), indent=1) to data/checkpoints.json")
 
 
 def test_weights_with_another_sha256_are_refused_and_not_kept(served, tmp_path):

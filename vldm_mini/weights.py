@@ -149,7 +149,7 @@ RELEASES = os.environ.get("VLDM_WEIGHTS_URL", "")
 
 
 def list_shipped(root):
-    """{path below data/checkpoints: sha256} of all shipped weights: what checkpoints.json beside this module holds."""
+    """{path below data/checkpoints: sha256} of all shipped weights: what data/checkpoints.json holds."""
     files = (path for path in sorted(Path(root).rglob("*")) if path.name in (WEIGHTS, CONFIG))
     return {path.relative_to(root).as_posix(): sha256(path) for path in files}
 
@@ -163,7 +163,7 @@ def shipped(name):
     for folder in (Path(name), root / name):
         if (folder / CONFIG).is_file():
             return folder
-    listed = Path(__file__).with_name("checkpoints.json")
+    listed = Path(__file__).parent / "data" / "checkpoints.json"             # where an installed package has it
     files = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     if not any(path.startswith(f"{name}/") for path in files):
         raise FileNotFoundError(f"no weights called {name!r}: give the name of shipped ones, or a folder that "
