@@ -4,8 +4,8 @@ import functools
 import http.server
 import json
 import threading
-from pathlib import Path
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
