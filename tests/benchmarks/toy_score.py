@@ -41,7 +41,8 @@ def run(steps=3000, seeds=SEEDS):
         fresh, _ = toy.fit_score(world, schedule, torch.Generator().manual_seed(seed), steps=0)
         untrained[seed] = errors(of_network(fresh, schedule), world, schedule)
     one = world.gaussian()
-    gaussian = errors(lambda x, tau: one.noised(schedule.alpha_tau[tau], schedule.sigma_tau[tau]).score(x), world, schedule)
+    single = lambda x, tau: one.noised(schedule.alpha_tau[tau], schedule.sigma_tau[tau]).score(x)            # noqa: E731
+    gaussian = errors(single, world, schedule)
     worst = {seed: max(found.values()) for seed, found in learned.items()}
     return {"relative_error_worst": max(worst.values()), "per_seed": worst, "learned": learned,
             "opponents": {"untrained": untrained, "one Gaussian of the same moments": gaussian},

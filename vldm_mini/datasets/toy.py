@@ -1,8 +1,8 @@
-"""Worlds whose every answer is known: Gaussian mixtures, and the exact video world (arXiv 2304.08818, sections 2 and 3.1).
+"""Worlds whose every answer is known: Gaussian mixtures, and the exact video world (paper: sections 2 and 3.1).
 
-A mixture of Gaussians stays one when it is noised, restricted to some coordinates or conditioned on others. So density,
-score, best denoiser, conditional and in-between distributions and Frechet distances are closed forms, and what a network
-learns can be held against the truth. Chapters 01 and 02 walk this module.
+A mixture of Gaussians stays one when it is noised, restricted to some coordinates or conditioned on others. So its
+density, score, best denoiser, conditional and in-between distributions and Frechet distances are closed forms, and
+what a network learns can be held against the truth. Chapters 01 and 02 walk this module.
 
 All mathematics runs in float64; answers come back in the dtype of what was asked.
 """
@@ -65,7 +65,7 @@ class GaussianMixture:
         return (self.means[mode] + torch.einsum("nij,nj->ni", root[mode], noise)).to(dtype)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (d,) and covariance (d, d) of the whole mixture: the mean of covariances plus the covariance of means."""
+        """Mean (d,) and covariance (d, d) of the whole: the mean of covariances plus the covariance of means."""
         mean = self.weights @ self.means
         away = self.means - mean
         return mean, torch.einsum("k,kij->ij", self.weights, self.covs + away[:, :, None] * away[:, None, :])
@@ -81,10 +81,10 @@ class GaussianMixture:
     def _component_terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log(weight_k N_k(x)) as (n, k), and C_k^-1 (x - m_k) as (n, k, d)."""
         if x.ndim != 2 or x.shape[1] != self.d:
-            raise ValueError(f"this mixture has {self.d} coordinates: give x of shape (n, {self.d}), not {tuple(x.shape)}")
+            raise ValueError(f"this mixture has {self.d} coordinates: give x as (n, {self.d}), not {tuple(x.shape)}")
         chol, bad = torch.linalg.cholesky_ex(self.covs)
         if bad.any():
-            raise ValueError("a covariance is singular, so there is no density: ask .noised(alpha_tau, sigma_tau) instead")
+            raise ValueError("a covariance is singular: no density. Ask .noised(alpha_tau, sigma_tau) instead")
         away = rearrange(x.double()[:, None] - self.means, "n k d -> k d n")
         white = torch.linalg.solve_triangular(chol, away, upper=False)  # L^-1 (x - m)
         solved = torch.linalg.solve_triangular(chol.mT, white, upper=True)  # C^-1 (x - m)
@@ -135,10 +135,10 @@ class GaussianMixture:
         return GaussianMixture(self.weights, self.means[:, keep], self.covs[:, keep][:, :, keep])
 
     def condition(self, index: Sequence[int], values: Tensor) -> GaussianMixture:
-        """The distribution of the other coordinates, in their order, once those in `index` are seen to be `values` (len,).
+        """The distribution of the other coordinates, in their order, once those in `index` are seen to be `values`.
 
-        Per mode m_r + C_rg C_gg^-1 (values - m_g) and C_rr - C_rg C_gg^-1 C_gr; weights times how well the mode explains
-        the values.
+        Per mode m_r + C_rg C_gg^-1 (values - m_g) and C_rr - C_rg C_gg^-1 C_gr; weights times how well the mode
+        explains the values.
         """
         given = list(index)
         rest = [i for i in range(self.d) if i not in given]
@@ -226,7 +226,7 @@ def video_world(modes: GaussianMixture, frames: int | Sequence[float] = 8, lengt
     modes    single-frame world (k modes, c coordinates): every frame alone is distributed like it, at any t
     frames   number of frames, or their times (a finer grid gives the frames in between: `condition` on the key frames)
     length   how many frames the process remembers: correlation exp(-(s - t)^2 / (2 length^2))
-    jump     chance that a frame leaves its mode for another one; 0: the clip keeps its mode (needs equal weights if > 0)
+    jump     chance that a frame leaves its mode for another one (then weights must be equal); 0: the clip keeps its mode
     Returns a mixture over t * c coordinates, frame after frame: coordinate t * c + i is channel i of frame t.
     """
     times = torch.arange(frames, dtype=torch.float64) if isinstance(frames, int) else torch.as_tensor(frames).double()
@@ -296,7 +296,7 @@ class ScoreMLP(nn.Module):
     and covariance I, v = 0 is already the best answer of a single Gaussian; left to learn is what makes it a mixture.
     """
 
-    def __init__(self, schedule: Schedule, d: int = 2, width: int = 64, depth: int = 3) -> None:
+    def __init__(self, schedule: Schedule, d: int = 2, width: int = 128, depth: int = 3) -> None:
         super().__init__()
         self.schedule = schedule
         self.embed = nn.Linear(width, width)
@@ -313,7 +313,7 @@ class ScoreMLP(nn.Module):
 
 
 def fit_score(world: GaussianMixture, schedule: Schedule, generator: torch.Generator, steps: int = 3000,
-              batch: int = 512, data: int = 2048, lr: float = 1e-2, **shape: int) -> tuple[ScoreMLP, list[float]]:
+              batch: int = 512, data: int = 8192, lr: float = 1e-2, **shape: int) -> tuple[ScoreMLP, list[float]]:
     """A ScoreMLP trained on exact samples of the world by eq. (1) with v as target, and its loss at each step.
 
     Every step draws `data` new points and noises `batch` of them. `generator` also seeds the weights; `shape`: width
@@ -323,14 +323,15 @@ def fit_score(world: GaussianMixture, schedule: Schedule, generator: torch.Gener
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         net = ScoreMLP(schedule, world.d, **shape)
     optimiser = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
-    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1.0, (i + 1) / 50) * (1 - i / max(1, steps)))
+    warm_then_fall = lambda i: min(1.0, (i + 1) / 50) * (1 - i / max(1, steps)) ** 2                     # noqa: E731
+    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_then_fall)
     losses = []
     for _ in range(steps):
         x = world.sample(data, generator)
         # MINI: little noise is drawn more often than by the paper's uniform tau: there the score is sharp.
-        tau = (schedule.num_steps * torch.rand(batch, generator=generator) ** 2).long()
+        tau = (schedule.num_steps * torch.rand(batch, generator=generator) ** 2).long().sort().values
         z = add_noise(schedule, x[:batch], torch.randn(batch, world.d, generator=generator), tau)
-        y = target(schedule, *_mean_pair(schedule, x, z, tau), tau, "v")
+        y = _mean_target(schedule, x, z, tau)
         loss = (net(z, tau) - y).square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -340,18 +341,22 @@ def fit_score(world: GaussianMixture, schedule: Schedule, generator: torch.Gener
     return net.eval().requires_grad_(False), losses
 
 
-def _mean_pair(schedule: Schedule, x: Tensor, z: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean x and eps over all points x (n, d) that z (b, d) may have come from, weighed by how likely: (b, d) each.
+def _mean_target(schedule: Schedule, x: Tensor, z: Tensor, tau: Tensor) -> Tensor:
+    """Mean v over all points x (n, d) that z (b, d) may have come from, by how likely; tau (b,) rising -> (b, d).
 
     MINI: which point z was made from is chance. The mean over that chance leaves eq. (1) its minimum and takes most
-    of the noise out of its gradient (Xu et al. 2023, "Stable target field").
+    of the noise out of its gradient (Xu et al. 2023, "Stable target field"). Where there is little noise few points
+    are likely, so that quarter of z asks all of them, the others as many as there are z.
     """
-    alpha_tau, sigma_tau = schedule.at(tau, z)
-    # log N(z; alpha_tau x, sigma_tau^2 I) up to what is the same for all x, as one product of matrices: b n
-    left = torch.cat([alpha_tau * z, -0.5 * alpha_tau**2], 1) / sigma_tau**2
-    share = (left @ torch.cat([x, x.square().sum(1, keepdim=True)], 1).T).softmax(1)
-    mean = share @ x
-    return mean, (z - alpha_tau * mean) / sigma_tau
+    quarter, mean = len(z) // 4, []
+    for rows, points in ((slice(quarter), x), (slice(quarter, None), x[: len(z)])):
+        alpha_tau, sigma_tau = schedule.at(tau[rows], z)
+        # log N(z; alpha_tau x, sigma_tau^2 I) up to what is the same for all x, as one product of matrices: b n
+        left = torch.cat([alpha_tau * z[rows], -0.5 * alpha_tau**2], 1) / sigma_tau**2
+        share = (left @ torch.cat([points, points.square().sum(1, keepdim=True)], 1).T).softmax(1)
+        mean.append(share @ points)
+    mean = torch.cat(mean)
+    return target(schedule, mean, to_eps(schedule, z, mean, tau, "x0"), tau, "v")
 
 
 def learned_score(net: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, z: Tensor, tau: int) -> Tensor:
