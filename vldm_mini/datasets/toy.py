@@ -226,7 +226,7 @@ def video_world(modes: GaussianMixture, frames: int | Sequence[float] = 8, lengt
     modes    single-frame world (k modes, c coordinates): every frame alone is distributed like it, at any t
     frames   number of frames, or their times (a finer grid gives the frames in between: `condition` on the key frames)
     length   how many frames the process remembers: correlation exp(-(s - t)^2 / (2 length^2))
-    jump     chance that a frame leaves its mode for another one (then weights must be equal); 0: the clip keeps its mode
+    jump     chance that a frame leaves its mode (weights must then be equal); 0: the clip keeps the mode it has
     Returns a mixture over t * c coordinates, frame after frame: coordinate t * c + i is channel i of frame t.
     """
     times = torch.arange(frames, dtype=torch.float64) if isinstance(frames, int) else torch.as_tensor(frames).double()
