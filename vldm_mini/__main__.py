@@ -120,7 +120,8 @@ def train(args):
     _threads()
     size = args.size or machine.pick_size()
     out = Path(args.out or Path("runs") / f"{Path(args.data).name}-{size}")
-    recipes.STAGES[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume)
+    recipes.STAGES[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume,
+                                start=args.start)
     print(f"done: {out / args.stage}")
 
 
@@ -207,6 +208,7 @@ def _train_options(sub):
     sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", help="folder of the run of all stages (runs/DATA-SIZE)")
+    sub.add_argument("--start", help="a folder with weights of this stage to go on from, in place of random ones")
     sub.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
                      help="go on from the last checkpoint in the folder, where there is one")
 

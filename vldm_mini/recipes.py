@@ -27,7 +27,7 @@ from .autoencoder import (
 from .datasets import video
 from .diffusion import Schedule, ddim, ddim_times, denoising_loss
 from .pipeline import PipelineConfig
-from .temporal import VideoModel, insert
+from .temporal import TemporalLayers, VideoModel, insert
 from .training import Player, Settings, rng, train
 from .unet import UNet, UNetConfig
 
@@ -62,7 +62,7 @@ SIZES = {
                dict(ff_mult=1, ff_in=False),
                _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
     "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(), dict(ff_mult=2, ff_in=False),
-              _stages((600, 32, 1.5e-3), (3000, 32, 1e-3), (1600, 5, 1e-3))),
+              _stages((600, 32, 1.5e-3), (3000, 32, 1e-3), (1800, 6, 1.5e-3))),
     "m": Size(64, 16, 3, AutoencoderConfig((96, 160), blocks=2), UNetConfig(channels=(128, 192, 256), blocks=2), dict(),
               _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4))),
     # the paper's widths, for counting and for clusters: f = 8, and a U-Net like Stable Diffusion's
@@ -91,13 +91,17 @@ def settings_for(size, stage, steps=None, seed=0):
 KL_WEIGHT, CRITIC_WEIGHT = 2e-4, 0.1          # MINI: the paper gives neither
 
 
-def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
-    """Frames to latents and back: L1 + KL + patch critic, which enters half-way. Saves out/autoencoder."""
+def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
+    """Frames to latents and back: L1 + KL + patch critic, which enters half-way. Saves out/autoencoder.
+
+    start, here and below: a folder with weights of this stage to go on from, in place of random ones.
+    """
     dial, settings, folder = dial_at(size), settings_for(size, "autoencoder", steps, seed), Path(out) / "autoencoder"
     clips, held_out = video.split(video.load(data, size=dial.pixels))
     frames = torch.cat([clip.frames for clip in clips])                                          # n h w 3, uint8
     torch.manual_seed(seed)
-    model, critic = Autoencoder(dial.autoencoder), PatchCritic()
+    model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(dial.autoencoder)
+    critic = PatchCritic()
     model, critic, last = model.to(machine.device()), critic.to(machine.device()), {}
 
     def loss(step, samples):
@@ -228,35 +232,48 @@ def drop_labels(labels, classes, generators, p=LABEL_DROP):
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages 2 and 3: eq. (1) on frames, eq. (2) on clips. The same loss: a frame is a clip of one.
 
-def diffusion_loss(model, found, frames, stride, seed):
+# MINI: density of tau grows as tau in temporal training (tau = 1000 sqrt(u)): frames choose their poses in high noise
+TEMPORAL_POWER = 0.5
+
+
+def draw_tau(generators, samples, batch, power=1.0):
+    """One tau a sample, (b,) long: sample i's u lies in [i, i + 1) / batch, and tau = 1000 u^power.
+
+    MINI: strata. Each tau is as likely as before, but every batch has all noise levels: less noise in the gradient.
+    """
+    u = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) + i for g, i in zip(generators, samples)]) / batch
+    return (SCHEDULE.num_steps * u ** power).long().clamp(max=SCHEDULE.num_steps - 1)
+
+
+def diffusion_loss(model, found, frames, stride, settings, power=1.0):
     """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T."""
     def loss(step, samples):
-        draw = [rng(seed, step, sample) for sample in samples]
+        draw = [rng(settings.seed, step, sample) for sample in samples]
         z, labels = draw_clips(found, frames, stride, draw)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
-        tau = torch.cat([torch.randint(SCHEDULE.num_steps, (1,), generator=g) for g in draw]).to(z.device)
+        tau = draw_tau(draw, samples, settings.batch, power).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels), z, tau, eps, PREDICTION)
         return each.mean(), dict(tau=tau, loss=each.detach())
     return loss
 
 
-def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """theta: the image LDM on single frames, eq. (1). Saves out/image."""
     dial, settings, folder = dial_at(size), settings_for(size, "image", steps, seed), Path(out) / "image"
     found = training_latents(data, dial, out)
     torch.manual_seed(seed)
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
                      out_channels=dial.autoencoder.latent_channels)
-    model = UNet(config).to(machine.device())
-    record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, seed))],
+    model = (UNet.from_pretrained(start).train() if start else UNet(config)).to(machine.device())
+    record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, settings))],
                    strip=strip(model, found, out, frames=1), resume=resume)
     model.save_pretrained(folder, card("image LDM (theta)", data, size, record, {}))
     return record
 
 
-def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """phi: temporal layers on clips, eq. (2), theta frozen. Saves out/temporal."""
     dial, settings, folder = dial_at(size), settings_for(size, "temporal", steps, seed), Path(out) / "temporal"
     found = training_latents(data, dial, out)
@@ -264,10 +281,10 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
         raise FileNotFoundError(f"no image model in {out}; first: python -m vldm_mini train image --data {data}")
     theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
     torch.manual_seed(seed)
-    layers = insert(theta, **dial.temporal)
+    layers = TemporalLayers.from_pretrained(start, theta).train() if start else insert(theta, **dial.temporal)
     model = VideoModel(theta, layers)
-    player = Player("temporal", layers, diffusion_loss(model, found, dial.frames, dial.stride, seed))
-    record = train(folder, settings, [player],
+    loss = diffusion_loss(model, found, dial.frames, dial.stride, settings, TEMPORAL_POWER)
+    record = train(folder, settings, [Player("temporal", layers, loss)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))
@@ -300,13 +317,15 @@ def strip(model, found, out, frames, rows=4, steps=10):
 # ---------------------------------------------------------------------------------------------------------------------
 # The judges: no part of the model, made before it from real clips alone.
 
-def train_judges(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True):
+def train_judges(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """Classifiers of action, person and order that measure the others (metrics.Judges). Saves out/judges.
 
     One size, and minutes long: a run that was stopped starts again. Raises ValueError for another set than `actions`.
     """
     if data != "actions":
         raise ValueError(f"the judges know the actions and persons of `actions`, not {data!r}: give --data actions")
+    if start:
+        raise ValueError("the judges are always trained from nothing: leave --start out")
     from tqdm.auto import tqdm
 
     with tqdm(desc="judges", total=steps or metrics.JUDGE_STEPS, mininterval=0.5) as bar:
