@@ -30,7 +30,7 @@ def of_network(net, schedule):
     return lambda x, tau: toy.learned_score(net, schedule, x, tau)
 
 
-def run(steps=4000, seeds=SEEDS):
+def run(steps=3000, seeds=SEEDS):
     """All figures; arguments are for tests."""
     world, schedule, seconds, learned, untrained = toy.pinwheel(), Schedule.linear(), [], {}, {}
     for seed in seeds:
