@@ -10,9 +10,9 @@ from vldm_mini import recipes, weights
 from vldm_mini.autoencoder import Autoencoder, PatchCritic
 from vldm_mini.datasets import video
 from vldm_mini.pipeline import VideoLDM
-from vldm_mini.recipes import SIZES, Latents, diffusion_loss, draw_clips, drop_labels, settings_for
+from vldm_mini.recipes import SIZES, Latents, diffusion_loss, draw_clips, draw_tau, drop_labels, settings_for
 from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
-from vldm_mini.training import Record, rng
+from vldm_mini.training import Record, Settings, rng
 from vldm_mini.unet import UNet
 
 XS, STEPS = SIZES["xs"], 8
@@ -206,7 +206,7 @@ def test_temporal_layers_learn_one_clip_far_better_than_the_trivial_answer():
     torch.manual_seed(0)
     theta = UNet(replace(XS.unet))
     model = VideoModel(theta, insert(theta, ff_mult=1, ff_in=False))
-    loss = diffusion_loss(model, films, 4, 1, 0)
+    loss, judged = (diffusion_loss(model, films, 4, 1, Settings(steps=40, batch=n)) for n in (4, 40))
     optimizer = torch.optim.AdamW([*theta.parameters(), *temporal_parameters(model.layers)], 8e-3)
     for step in range(40):
         optimizer.zero_grad()
@@ -214,6 +214,23 @@ def test_temporal_layers_learn_one_clip_far_better_than_the_trivial_answer():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
-        nothing = diffusion_loss(lambda z, tau, labels: torch.zeros_like(z), films, 4, 1, 0)
-        ours, trivial = (float(each(1000, range(40))[0]) for each in (loss, nothing))
+        nothing = diffusion_loss(lambda z, tau, labels: torch.zeros_like(z), films, 4, 1, Settings(steps=40, batch=40))
+        ours, trivial = (float(each(1000, range(40))[0]) for each in (judged, nothing))
     assert trivial == pytest.approx(1, abs=0.15) and ours < 0.6 * trivial, (ours, trivial)
+
+
+def test_a_batch_has_all_noise_levels_and_each_is_as_likely_as_the_power_says():
+    draws = torch.stack([draw_tau([rng(0, step, i) for i in range(5)], range(5), 5) for step in range(400)])
+    assert ((draws // 200) == torch.arange(5)).all()                    # one of five strata a sample
+    assert draws.double().mean() == pytest.approx(499.5, abs=5) and draws.min() >= 0 and draws.max() <= 999
+    high = torch.cat([draw_tau([rng(0, step, i) for i in range(5)], range(5), 5, power=0.5) for step in range(400)])
+    assert (high >= 500).double().mean() == pytest.approx(0.75, abs=0.02)            # density 2 tau: 1 - 0.5^2
+
+
+def test_training_that_starts_from_weights_goes_on_from_them(run, films, tmp_path):
+    for stage in ("autoencoder", "image"):
+        shutil.copytree(run[0] / stage, tmp_path / stage)
+    recipes.train_temporal(films, "xs", tmp_path, steps=1, seed=7, start=run[0] / "temporal")
+    before, after = (weights.load_tensors(folder / "temporal" / weights.WEIGHTS) for folder in (run[0], tmp_path))
+    assert all(torch.allclose(before[k].float(), after[k].float(), atol=2e-3) for k in before)     # one warm-up step
+    assert any(not torch.equal(before[k], after[k]) for k in before)

@@ -285,7 +285,7 @@ def real_training(folder, steps):
 
     def beside(step, samples):
         return second(torch.randn(2, 4, generator=rng(0, step, 9))).square().mean(), {}
-    players = [Player("temporal", layers, diffusion_loss(VideoModel(theta, layers), found, 3, 2, 0)),
+    players = [Player("temporal", layers, diffusion_loss(VideoModel(theta, layers), found, 3, 2, settings)),
                Player("second", second, beside)]
     train(folder, settings, players, watch=lambda: dict(alpha=layers.alphas()), progress=False)
     weights.save_tensors(folder / "end.safetensors", layers.state_dict())
