@@ -203,8 +203,6 @@ def training_latents(data, dial, out):
         films = encode_clips(Autoencoder.from_pretrained(folder).to(machine.device()), train_clips)
         weights.save_tensors(path, {f"{i:05d}": film for i, film in enumerate(films)})
     films = weights.load_tensors(path)
-    if len(films) != len(train_clips):
-        raise ValueError(f"{path} holds {len(films)} clips and {data} has {len(train_clips)}; delete it")
     labels = torch.stack([video.label_vector(clip) for clip in train_clips])
     return Latents([films[k] for k in sorted(films)], labels, vocabulary(clips), train_clips[0].fps)
 
