@@ -139,6 +139,16 @@ def test_guidance_scale_0_makes_the_film_that_no_label_asks_for(model, bend):
     assert torch.allclose(model.generate(bend, scale=0), model.generate(model.labels(), scale=1), atol=1e-4)
 
 
+def test_temporal_guidance_goes_on_from_the_image_model_past_the_video_model(model, bend):
+    make = lambda **how: model.latents(bend, seed=2, steps=1, scale=1, **how)                           # noqa: E731
+    image, video = make(alpha=1), make(motion=1)
+    # one DDIM step is linear in the prediction
+    assert torch.allclose(make(motion=2), image + 2 * (video - image), atol=1e-4)
+    assert torch.allclose(make(motion=0), image, atol=1e-4) and not torch.allclose(video, image, atol=1e-2)
+    assert torch.equal(make(alpha=1, motion=3), image)                                  # nothing to guide there
+    assert torch.equal(make(), make(motion=model.config.motion))
+
+
 def test_the_same_noise_can_be_given_by_hand(model, bend):
     assert torch.equal(model.generate(bend, noise=model.noise(1, 4, seed=9)), model.generate(bend, seed=9))
 

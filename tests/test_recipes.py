@@ -219,12 +219,14 @@ def test_temporal_layers_learn_one_clip_far_better_than_the_trivial_answer():
     assert trivial == pytest.approx(1, abs=0.15) and ours < 0.6 * trivial, (ours, trivial)
 
 
-def test_a_batch_has_all_noise_levels_and_each_is_as_likely_as_the_power_says():
-    draws = torch.stack([draw_tau([rng(0, step, i) for i in range(5)], range(5), 5) for step in range(400)])
-    assert ((draws // 200) == torch.arange(5)).all()                    # one of five strata a sample
-    assert draws.double().mean() == pytest.approx(499.5, abs=5) and draws.min() >= 0 and draws.max() <= 999
-    high = torch.cat([draw_tau([rng(0, step, i) for i in range(5)], range(5), 5, power=0.5) for step in range(400)])
-    assert (high >= 500).double().mean() == pytest.approx(0.75, abs=0.02)            # density 2 tau: 1 - 0.5^2
+def test_a_batch_has_all_noise_levels_and_each_is_as_likely_as_the_logit_normal_says():
+    draws = torch.stack([draw_tau([rng(0, step, i) for i in range(4)], range(4), 4) for step in range(500)])
+    # quartiles of sigmoid(0.5 + n): n = -0.6745, 0, 0.6745
+    bounds = torch.tensor([456.5, 622.5, 764.0])
+    assert (torch.bucketize(draws, bounds) == torch.arange(4)).all()                       # one of four strata a sample
+    logits = ((draws.double() + 0.5) / 1000).logit()
+    assert float(logits.mean()) == pytest.approx(0.5, abs=0.02) and float(logits.std()) == pytest.approx(1, abs=0.03)
+    assert draws.min() >= 0 and draws.max() <= 999
 
 
 def test_training_that_starts_from_weights_goes_on_from_them(run, films, tmp_path):

@@ -88,6 +88,37 @@ def test_a_long_ema_decays_as_set():
     assert torch.equal(model.weight, ema.shadow["weight"])
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
+def test_muon_takes_the_steps_of_torch(shape):
+    """torch's works in bf16, hence the tolerance; ours in float32."""
+    start, grads = normal(*shape, seed=0), [normal(*shape, seed=seed) for seed in (1, 2, 3)]
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    both = (training.Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.01,
+                                                            adjust_lr_fn="match_rms_adamw"))
+    for grad in grads:
+        for p, optimizer in zip((ours, theirs), both):
+            p.grad = grad.clone()
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.05 * (ours - start).norm()
+
+
+def test_a_muon_step_has_singular_values_near_one_whatever_the_gradients_are():
+    x = normal(40, 24, seed=0) * torch.logspace(-1, 1, 24)                        # a hundred to one
+    assert torch.linalg.svdvals(x).max() / torch.linalg.svdvals(x).min() > 50
+    values = torch.linalg.svdvals(training.orthogonal(x))
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_muon_gets_the_matrices_of_hidden_layers_and_adamw_the_rest():
+    model = nn.Sequential(nn.Conv2d(2, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 4, 3), nn.Embedding(5, 32))
+    one, two = training.optimizers(Player("it", model, None, muon=True))
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [[names[id(p)] for p in optimizer.param_groups[0]["params"]] for optimizer in (one, two)]
+    assert held[1] == ["0.weight", "1.weight"] and isinstance(two, training.Muon)
+    assert sorted(sum(held, [])) == sorted(names.values())
+    assert len(training.optimizers(Player("it", model, None))) == 1
+
+
 def test_the_learning_rate_warms_up_linearly_and_falls_along_a_cosine_to_zero():
     settings = Settings(steps=100, batch=1, lr=2.0, warmup=10)
     rates = [learning_rate(settings, step) for step in range(101)]

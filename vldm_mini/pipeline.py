@@ -29,6 +29,7 @@ class PipelineConfig:
     fps: float = 8.0                          # of the generated film
     steps: int = 12                           # DDIM steps that are enough
     scale: float = 1.0                        # label guidance; 1: none, at half the cost
+    motion: float = 2.0                       # temporal guidance; 1: none, at half the cost
 
 
 class VideoLDM:
@@ -72,16 +73,29 @@ class VideoLDM:
         return torch.stack([torch.randn(shape, generator=rng(seed, 0, i)) for i in range(n)]).to(self.device)
 
     @torch.no_grad()
-    def latents(self, labels, frames=None, alpha=None, seed=0, steps=None, scale=None, noise=None, progress=None):
-        """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed."""
+    def latents(self, labels, frames=None, alpha=None, seed=0, steps=None, scale=None, noise=None, progress=None,
+                motion=None):
+        """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed.
+
+        scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 there is nothing to guide.
+        """
         frames = self.config.frames if frames is None else frames
         if frames < 1:
             raise ValueError(f"a film has at least one frame, got {frames}")
         z = self.noise(len(labels), frames, seed) if noise is None else noise
+        scale, motion = (getattr(self.config, k) if v is None else v for k, v in dict(scale=scale, motion=motion).items())
         self.layers.set_alpha(alpha)
-        ask = lambda labels: lambda z, tau: self.model(z, tau, labels=labels, image=alpha == 1)         # noqa: E731
-        denoise = guided(ask(labels), ask(self.theta.null_labels(len(labels), self.device)),
-                         self.config.scale if scale is None else scale)
+
+        def ask(labels, image):
+            return lambda z, tau: self.model(z, tau, labels=labels, image=image)
+
+        def by_labels(image):
+            null = self.theta.null_labels(len(labels), self.device)
+            return guided(ask(labels, image), ask(null, image), scale)
+
+        # MINI: y = f_image + w (f_video - f_image): a model guided by a worse one of itself (Karras et al. 2024,
+        # arXiv 2406.02507), the image model. What temporal layers add is exaggerated; the paper does not do it
+        denoise = by_labels(True) if alpha == 1 else guided(by_labels(False), by_labels(True), motion)
         try:
             times = ddim_times(self.config.steps if steps is None else steps)
             return ddim(self.schedule, denoise, z, times, "v", progress=progress)
@@ -95,6 +109,6 @@ class VideoLDM:
         x = torch.cat([self.autoencoder.decode(part) for part in flat.split(32)])
         return rearrange(x.clamp(-1, 1), "(b t) c h w -> b t c h w", t=z.shape[1])
 
-    def generate(self, labels, frames=None, alpha=None, seed=0, steps=None, scale=None, noise=None, progress=None):
-        """Films (b t 3 h w) in [-1, 1] for labels (b, n); arguments as `latents`."""
-        return self.decode(self.latents(labels, frames, alpha, seed, steps, scale, noise, progress))
+    def generate(self, labels, **how):
+        """Films (b t 3 h w) in [-1, 1] for labels (b, n); the arguments of `latents`."""
+        return self.decode(self.latents(labels, **how))

@@ -62,7 +62,7 @@ SIZES = {
                dict(ff_mult=1, ff_in=False),
                _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
     "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(), dict(ff_mult=2, ff_in=False),
-              _stages((600, 32, 1.5e-3), (3000, 32, 1e-3), (1800, 6, 1.5e-3))),
+              _stages((600, 32, 1.5e-3), (2600, 32, 2e-3), (3000, 6, 3e-3))),
     "m": Size(64, 16, 3, AutoencoderConfig((96, 160), blocks=2), UNetConfig(channels=(128, 192, 256), blocks=2), dict(),
               _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4))),
     # the paper's widths, for counting and for clusters: f = 8, and a U-Net like Stable Diffusion's
@@ -230,27 +230,29 @@ def drop_labels(labels, classes, generators, p=LABEL_DROP):
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages 2 and 3: eq. (1) on frames, eq. (2) on clips. The same loss: a frame is a clip of one.
 
-# MINI: density of tau grows as tau in temporal training (tau = 1000 sqrt(u)): frames choose their poses in high noise
-TEMPORAL_POWER = 0.5
+# MINI: logit-normal tau (Esser et al. 2024): person, place and pose are decided there; below and above little is
+TAU_MEDIAN, TAU_SPREAD = 0.5, 1.0
 
 
-def draw_tau(generators, samples, batch, power=1.0):
-    """One tau a sample, (b,) long: sample i's u lies in [i, i + 1) / batch, and tau = 1000 u^power.
+def draw_tau(generators, samples, batch):
+    """One tau a sample, (b,) long: tau = 1000 sigmoid(0.5 + n), n normal: median 622, two in three in 378 to 818.
 
-    MINI: strata. Each tau is as likely as before, but every batch has all noise levels: less noise in the gradient.
+    MINI: strata. Sample i's n lies in the i-th of `batch` equally likely parts of the normal distribution, so that each
+    tau is as likely as before, and every batch has all noise levels: less noise in the gradient.
     """
     u = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) + i for g, i in zip(generators, samples)]) / batch
-    return (SCHEDULE.num_steps * u ** power).long().clamp(max=SCHEDULE.num_steps - 1)
+    tau = SCHEDULE.num_steps * torch.sigmoid(TAU_MEDIAN + TAU_SPREAD * torch.special.ndtri(u))
+    return tau.long().clamp(max=SCHEDULE.num_steps - 1)
 
 
-def diffusion_loss(model, found, frames, stride, settings, power=1.0):
+def diffusion_loss(model, found, frames, stride, settings):
     """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T."""
     def loss(step, samples):
         draw = [rng(settings.seed, step, sample) for sample in samples]
         z, labels = draw_clips(found, frames, stride, draw)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
-        tau = draw_tau(draw, samples, settings.batch, power).to(z.device)
+        tau = draw_tau(draw, samples, settings.batch).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels), z, tau, eps, PREDICTION)
         return each.mean(), dict(tau=tau, loss=each.detach())
@@ -265,7 +267,7 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
                      out_channels=dial.autoencoder.latent_channels)
     model = (UNet.from_pretrained(start).train() if start else UNet(config)).to(machine.device())
-    record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, settings))],
+    record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, settings), muon=True)],
                    strip=strip(model, found, out, frames=1), resume=resume)
     model.save_pretrained(folder, card("image LDM (theta)", data, size, record, {}))
     return record
@@ -281,8 +283,8 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
     torch.manual_seed(seed)
     layers = TemporalLayers.from_pretrained(start, theta).train() if start else insert(theta, **dial.temporal)
     model = VideoModel(theta, layers)
-    loss = diffusion_loss(model, found, dial.frames, dial.stride, settings, TEMPORAL_POWER)
-    record = train(folder, settings, [Player("temporal", layers, loss)],
+    loss = diffusion_loss(model, found, dial.frames, dial.stride, settings)
+    record = train(folder, settings, [Player("temporal", layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))
