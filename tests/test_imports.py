@@ -25,6 +25,7 @@ MAY_KNOW = {
     "training": TOOLS,
     "datasets.toy": {"blocks", "diffusion"},
     "datasets.video": TOOLS,
+    "datasets.driving": set(),
     "metrics": DATA | TOOLS | {"blocks", "diffusion", "training"},
     "pipeline": NETWORKS | TOOLS | {"diffusion", "training"},
     "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics"},

@@ -77,13 +77,14 @@ class VideoLDM:
                 motion=None):
         """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed.
 
-        scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 there is nothing to guide.
+        scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 none is possible.
         """
         frames = self.config.frames if frames is None else frames
         if frames < 1:
             raise ValueError(f"a film has at least one frame, got {frames}")
         z = self.noise(len(labels), frames, seed) if noise is None else noise
-        scale, motion = (getattr(self.config, k) if v is None else v for k, v in dict(scale=scale, motion=motion).items())
+        scale = self.config.scale if scale is None else scale
+        motion = self.config.motion if motion is None else motion
         self.layers.set_alpha(alpha)
 
         def ask(labels, image):

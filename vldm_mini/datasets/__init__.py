@@ -1,1 +1,1 @@
-"""What the models learn from: `toy` (worlds known in closed form) and `video` (real clips)."""
+"""What the models learn from: `toy` (known in closed form), `driving` (rendered), `video` (real clips)."""
