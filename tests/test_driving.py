@@ -86,7 +86,20 @@ def test_oncoming_cars_do_not_drive_through_one_another():
             assert (np.diff(oncoming) > 5).all()
 
 
+def test_captions_say_what_the_labels_say_in_several_wordings():
+    day, night = Scene(2, night=False, traffic=0), BUSY[1]
+    said = {scene: [scene.caption(1.0, wording) for wording in range(12)] for scene in (day, night)}
+    assert all("empty" in text and not any(word in text for word in ("night", "dark", "sunset")) for text in said[day])
+    assert all("car" in text or "crowded" in text for text in said[night]) and len(set(said[night])) >= 6
+
+
+def test_splits_never_meet():
+    splits = [set(driving.seeds(split, 1000)) | set(driving.seeds(split, 5, 999_995)) for split in driving.SPLITS]
+    assert not splits[0] & splits[1] and not splits[1] & splits[2] and not splits[0] & splits[2]
+
+
 @pytest.mark.parametrize("ask, message", [
+    (lambda: driving.seeds("test", 3), "splits are train"), (lambda: driving.seeds("train", 2, 999_999), "a million"),
     (lambda: Scene(0, traffic=2), "traffic lies in 0"), (lambda: BUSY[0].render([-1.0]), "begins at time 0"),
     (lambda: BUSY[0].render([0.0], 64, crop=(40, 0, 32, 32)), "crop lies inside")])
 def test_what_cannot_be_asked_is_refused(ask, message):

@@ -326,7 +326,7 @@ class FakeAutoencoder(torch.nn.Module):
 
 class FakeModel:
     """Answers a request with a window of a made clip of that action and person; at alpha = 1 with shuffled frames."""
-    config = SimpleNamespace(steps=3, scale=1.5)
+    config = SimpleNamespace(steps=3, scale=1.5, motion=2.0)
 
     def __init__(self):
         self.autoencoder = FakeAutoencoder()
@@ -337,7 +337,7 @@ class FakeModel:
     def labels(self, action, person):
         return torch.tensor([[action, person]])
 
-    def latents(self, labels, frames, alpha, seed, steps, scale, noise):
+    def latents(self, labels, frames, alpha, seed, steps, scale, noise, motion):
         films = []
         for i, (action, person) in enumerate(labels.tolist()):
             film = video.to_float(made_clip(action, person, seed=i).frames[:24:3])
@@ -357,7 +357,7 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "RUNS", tmp_path / "runs")
     model = FakeModel()
     made = {"video": samples.make(model, 28), "held_out": samples.make(model, 4, held_out=True),
-            "image": samples.make(model, 28, alpha=1)}
+            "image": samples.make(model, 28, alpha=1), "unguided": samples.make(model, 28, motion=1)}
     clips = [made_clip(a, p, mirror=mirror) for a in range(4) for p in range(9) for mirror in (False, True)]
     for clip in clips:
         object.__setattr__(clip, "name", f"actions/{clip.name}")

@@ -2,8 +2,9 @@
 
 action_accuracy, person_accuracy, order_accuracy: of 200 clips over trained combinations, the share whose action and
 person are named as asked, and that are judged in order. held_out_accuracy: action and person both, of 40 clips over
-combinations never filmed for the generator. image_*: the same noise through the image model (alpha = 1). real_*: real
-windows held out from the judges. Beside them real windows after the autoencoder, and opponents that must fail on order.
+combinations never filmed for the generator. image_*: the same noise through the image model (alpha = 1).
+unguided_*: 100 clips without temporal guidance. real_*: real windows held out from the judges. Beside them real windows
+after the autoencoder, and opponents that must fail on order.
 """
 import torch
 
@@ -67,5 +68,6 @@ def run(model=None, made=None, judges=None, clips=None):
             "real_order_accuracy": rows["real"]["in_order"], "n": len(made["video"].films),
             "image_person_accuracy": found["image"]["person"], "image_order_accuracy": found["image"]["in_order"],
             "real_person_accuracy": rows["real"]["person"], "held_out_order_accuracy": found["held_out"]["in_order"],
+            "unguided_order_accuracy": found["unguided"]["in_order"],
             "generated": found, "beside": rows, "held_out_by_request": by_request(judges, made["held_out"]),
             "by_request": by_request(judges, made["video"]), "settings": _samples.settings(model)}

@@ -6,7 +6,7 @@
     scene.labels(times)                                       # night, cars in sight, ego speed, steering; per frame
 
 Everything is a function of (seed, time, place in the picture): a scene has no length, no frame rate and no resolution
-of its own. Each pixel is the mean over its square, not a point: textures, edges and sprites are filtered to its size, so
+of its own. Each pixel is the mean over its square, not a point: textures, edges, sprites are filtered to its size, so
 that 32x64 and 256x512 are the same picture, and a `crop` is that part of it. Chapters 03 to 09 run on it.
 
 MINI: the paper's clips are real. Here the truth is known: who drives where, in which light, at which speed.
@@ -24,6 +24,18 @@ MAX_SPEED = 12.0
 TICK = 1 / 60                                 # the ego car's speed is summed up on this grid
 MIN_BOX = 8 / 128                             # a car is "in sight" if it is so wide (share of the width) ...
 MIN_VISIBLE = 0.5                             # ... and so much of it is not hidden
+
+
+# MINI: worlds to train on and to judge by never meet: each split has its own million of seeds
+SPLITS = {"train": 0, "held_out": 1_000_000, "judges": 2_000_000}
+
+
+def seeds(split, n, first=0):
+    """n seeds of a split: "train", "held_out", or "judges" (what the judges learn from). -> list of int."""
+    if split not in SPLITS or not 0 <= first <= first + n <= 1_000_000:
+        raise ValueError(f"splits are {', '.join(SPLITS)}, of a million seeds each; got {split!r}, "
+                         f"{first} to {first + n}")
+    return list(range(SPLITS[split] + first, SPLITS[split] + first + n))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -337,6 +349,15 @@ class Scene:
         return dict(night=np.full(len(cars), self.night), cars=np.array(cars, int), speed=self.speed(times),
                     steering=self.steering(times))
 
+    def caption(self, time=0.0, wording=0):
+        """The labels at a moment in words; `wording` chooses one of several ways to say them."""
+        cars = int(self.labels([time])["cars"][0])
+        when = ("at night", "in the dark", "after sunset") if self.night else ("by day", "in daylight", "before dusk")
+        road = ("an empty road", "a road with one other car", "a road with a few cars", "a crowded road")[
+            0 if cars == 0 else 1 if cars == 1 else 2 if cars < 5 else 3]
+        ways = ("{road}, {when}", "a dash-cam view of {road} {when}", "driving on {road} {when}", "{when}: {road}")
+        return ways[wording % len(ways)].format(road=road, when=when[wording % len(when)])
+
     def to_the_side(self, s, d, s0, ego):
         """Where a point of the road, d to the right of its middle at way s, is seen from s0: metres to the right."""
         return self.middle(s) - self.middle(s0) - self.heading(s0) * (s - s0) + d - ego
@@ -382,7 +403,7 @@ class Scene:
     # -- drawing ------------------------------------------------------------------------------------------------------
 
     def render(self, times, height=64, crop=None):
-        """Frames of any height, twice as wide. crop: top, left, height, width in pixels of the whole. uint8 (t h w 3)."""
+        """Frames of any height, twice as wide. crop: top, left, height, width in pixels of it. uint8 (t h w 3)."""
         top, left, h, w = crop or (0, 0, height, 2 * height)
         if height < 8 or top < 0 or left < 0 or h < 1 or w < 1 or top + h > height or left + w > 2 * height:
             raise ValueError(f"a frame is at least 8 high, and the crop lies inside {height} x {2 * height}: "
