@@ -326,7 +326,7 @@ class FakeAutoencoder(torch.nn.Module):
 
 class FakeModel:
     """Answers a request with a window of a made clip of that action and person; at alpha = 1 with shuffled frames."""
-    config = SimpleNamespace(steps=3, scale=1.5, motion=2.0)
+    config = SimpleNamespace(steps=3, scale=1.5, motion=2.0, eta=1.0)
 
     def __init__(self):
         self.autoencoder = FakeAutoencoder()

@@ -121,7 +121,8 @@ def ddim_times(steps, num_steps=1000):
 def ddim_step(schedule, z, y, tau, tau_next, prediction="v", eta=0.0, generator=None):
     """One DDIM step. z, y (b, ...) at time tau -> z (b, ...) at time tau_next < tau; tau_next = -1 is the clean end.
 
-    eta = 0 follows the ODE, eta = 1 is as noisy as DDPM. Song et al. 2021, eq. (12) and (16).
+    eta = 0 follows the ODE, eta = 1 is as noisy as DDPM. Song et al. 2021, eq. (12) and (16). generator: one for all
+    samples, or a list of one each, so that a sample does not depend on how many are made.
     """
     x0, eps = (f(schedule, z, y, tau, prediction) for f in (to_x0, to_eps))
     if tau_next < 0:
@@ -132,7 +133,10 @@ def ddim_step(schedule, z, y, tau, tau_next, prediction="v", eta=0.0, generator=
     # z_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ddim^2) eps + sigma_ddim n
     z = alpha_next * x0 + (sigma_next ** 2 - sigma_ddim ** 2).clamp(min=0).sqrt() * eps
     if eta > 0:
-        z = z + sigma_ddim * torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
+        draw = lambda shape, g: torch.randn(shape, generator=g, dtype=z.dtype)                          # noqa: E731
+        n = torch.stack([draw(z.shape[1:], g) for g in generator]) if isinstance(generator, list) else \
+            draw(z.shape, generator)
+        z = z + sigma_ddim * n.to(z.device)
     return z
 
 

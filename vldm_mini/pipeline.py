@@ -30,6 +30,7 @@ class PipelineConfig:
     steps: int = 12                           # DDIM steps that are enough
     scale: float = 1.0                        # label guidance; 1: none, at half the cost
     motion: float = 2.0                       # temporal guidance; 1: none, at half the cost
+    eta: float = 1.0                          # new noise at each step: 0 none, 1 as much as DDPM
 
 
 class VideoLDM:
@@ -99,7 +100,8 @@ class VideoLDM:
         denoise = by_labels(True) if alpha == 1 else guided(by_labels(False), by_labels(True), motion)
         try:
             times = ddim_times(self.config.steps if steps is None else steps)
-            return ddim(self.schedule, denoise, z, times, "v", progress=progress)
+            again = [rng(seed, 1, i) for i in range(len(z))]
+            return ddim(self.schedule, denoise, z, times, "v", self.config.eta, again, progress=progress)
         finally:
             self.layers.set_alpha(None)
 
