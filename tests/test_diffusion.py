@@ -145,6 +145,12 @@ def test_one_data_point_is_found_from_any_noise_in_any_number_of_steps(steps, et
     assert torch.allclose(x, point.expand_as(x), atol=1e-6)                # the last step is clean: no noise is left
 
 
+def test_with_a_generator_each_a_sample_does_not_depend_on_how_many_are_made():
+    make = lambda n: ddim(LINEAR, gaussian, normal(3, 2)[:n], ddim_times(5), "v", 1.0,                  # noqa: E731
+                          [torch.Generator().manual_seed(seed) for seed in range(n)])
+    assert torch.allclose(make(3)[:2], make(2)) and not torch.allclose(make(3)[0], make(3)[1])
+
+
 def test_only_eta_draws_noise_and_the_generator_decides_which():
     sample = lambda eta, seed: ddim(LINEAR, gaussian, normal(3, 1), ddim_times(5), "v", eta,           # noqa: E731
                                     torch.Generator().manual_seed(seed))

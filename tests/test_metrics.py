@@ -424,7 +424,7 @@ def test_motion_is_one_for_the_same_clips_and_more_for_shuffled_frames(bench, mo
         assert out["video_ratio"][action] == pytest.approx(1, abs=0.15)
         assert out["beside"]["real, freeze"]["motion"][action] == 0
         assert out["image_jerk_ratio"][action] > 1.3 and out["image_told_apart"][action]
-    assert out["n"] == {"video": 28, "held_out": 4, "image": 28, "real": out["n"]["real"]}
+    assert out["n"] == {"video": 28, "held_out": 4, "image": 28, "unguided": 28, "real": out["n"]["real"]}
     assert json.dumps(out)
 
 
