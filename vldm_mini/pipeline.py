@@ -76,11 +76,11 @@ class VideoLDM:
 
     @torch.no_grad()
     def latents(self, labels, frames=None, alpha=None, seed=0, steps=None, scale=None, noise=None, progress=None,
-                motion=None):
+                motion=None, eta=None):
         """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed.
 
         scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 none is possible.
-        noise: where to start, in place of what `seed` gives; seed decides the noise of the later steps all the same.
+        noise: where to start, in place of what `seed` gives; seed decides the noise of the later steps (eta) all the same.
         """
         frames = self.config.frames if frames is None else frames
         if frames < 1:
@@ -88,6 +88,7 @@ class VideoLDM:
         z = self.noise(len(labels), frames, seed) if noise is None else noise
         scale = self.config.scale if scale is None else scale
         motion = self.config.motion if motion is None else motion
+        eta = self.config.eta if eta is None else eta
         self.layers.set_alpha(alpha)
 
         def ask(labels, image):
@@ -103,7 +104,7 @@ class VideoLDM:
         try:
             times = ddim_times(self.config.steps if steps is None else steps)
             again = [rng(seed, 1, i) for i in range(len(z))]
-            return ddim(self.schedule, denoise, z, times, "v", self.config.eta, again, progress=progress)
+            return ddim(self.schedule, denoise, z, times, "v", eta, again, progress=progress)
         finally:
             self.layers.set_alpha(None)
 
