@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
                 step = orthogonal(p.grad.lerp(mean, group["momentum"]).flatten(1))
                 # 0.2 sqrt(longer side): the size of the steps of AdamW
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(step.view_as(p), alpha=-0.2 * group["lr"] * max(step.shape) ** 0.5)
+                p.sub_(0.2 * group["lr"] * max(step.shape) ** 0.5 * step.view_as(p))
 
 
 def orthogonal(x, steps=5):
@@ -87,9 +87,8 @@ def orthogonal(x, steps=5):
         return orthogonal(x.T, steps).T
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
-        # x <- a x + (b x x^T + c (x x^T)^2) x
         square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
     return x
 
 
