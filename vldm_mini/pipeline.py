@@ -80,7 +80,7 @@ class VideoLDM:
         """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed.
 
         scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 none is possible.
-        noise: where to start, in place of what `seed` gives; seed decides the noise of the later steps (eta) all the same.
+        noise: where to start, in place of what `seed` gives; seed decides the noise of later steps (eta) all the same.
         """
         frames = self.config.frames if frames is None else frames
         if frames < 1:
