@@ -47,13 +47,14 @@ def test_boxes_contain_the_cars_and_are_filled_by_them(scene, monkeypatch):
     frame, boxes = scene.render([1.0], 128)[0].astype(int), scene.boxes(1.0)
     monkeypatch.setattr(scene, "cars", lambda time: np.zeros((0, 5)))
     changed = np.abs(frame - scene.render([1.0], 128)[0]).max(-1) > 40
-    inside = np.zeros_like(changed)
+    inside, looked_at = np.zeros_like(changed), 0
     for x0, y0, x1, y1, visible in boxes:
         area = slice(int(y0 * 128), int(np.ceil(y1 * 128))), slice(int(x0 * 256), int(np.ceil(x1 * 256)))
         inside[area] = True
         if x1 - x0 > 0.06 and visible > 0.8 and not scene.night:
             assert changed[area].mean() > 0.5
-    assert changed.sum() > 300 and (changed & inside).sum() > 0.85 * changed.sum()
+            looked_at += 1
+    assert (looked_at > 0 or scene.night) and changed.sum() > 300 and (changed & inside).sum() > 0.85 * changed.sum()
     assert inside.mean() < 0.2                                                   # the whole picture would hold them too
 
 
@@ -79,11 +80,14 @@ def test_speed_is_the_way_in_its_time_and_stays_in_its_range():
 
 def test_oncoming_cars_do_not_drive_through_one_another():
     """Cars seen from ahead are those of the oncoming lane."""
+    pairs = 0
     for scene in BUSY:
         for time in np.linspace(0, 20, 41):
             cars = scene.cars(time)
             oncoming = np.sort(cars[cars[:, 4] == 1, 0])
             assert (np.diff(oncoming) > 5).all()
+            pairs += len(oncoming) > 1
+    assert pairs > 40                                                                      # of 82 moments
 
 
 def test_captions_say_what_the_labels_say_in_several_wordings():

@@ -275,13 +275,16 @@ def _painted(rgba, paint):
 
 
 def _mips(rgba):
-    """RGBA (h w 4) -> premultiplied, halved in both directions again and again while the sides are even."""
-    rgba = rgba.copy()
-    rgba[..., :3] *= rgba[..., 3:]
-    levels = [rgba]
-    while min(levels[-1].shape[:2]) >= 4 and not (levels[-1].shape[0] % 2 or levels[-1].shape[1] % 2):
-        x = levels[-1]
-        levels.append(0.25 * (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]))
+    """RGBA (h w 4) -> premultiplied, and its halvings."""
+    return _halvings(np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], -1))
+
+
+def _halvings(x):
+    """A picture (h w c), halved in both directions again and again while the sides are even."""
+    levels = [x]
+    while min(x.shape[:2]) >= 4 and not (x.shape[0] % 2 or x.shape[1] % 2):
+        x = 0.25 * (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2])
+        levels.append(x)
     return levels
 
 
@@ -306,7 +309,7 @@ class Scene:
         self._oncoming, self._parked = rng.uniform(5, 10), rng.random() < 0.5
         self._leaders = int((rng.random(2) < 1.6 * self.traffic).sum())
         self._colours(rng)
-        self._scenery = _mips_2d(_panorama(self, rng))
+        self._scenery = _halvings(_panorama(self, rng))
 
     def _colours(self, rng):
         """Light, sky and haze."""
@@ -345,7 +348,8 @@ class Scene:
 
     def labels(self, times):
         """What is true of each frame: night bool, cars int (in sight), speed m/s, steering 1/m; each (t,)."""
-        cars = [int(((b := self.boxes(t))[:, 2] - b[:, 0] >= MIN_BOX).sum()) for t in np.asarray(times, float)]
+        boxes = [self.boxes(t) for t in np.asarray(times, float)]
+        cars = [int(((b[:, 2] - b[:, 0] >= MIN_BOX) & (b[:, 4] >= MIN_VISIBLE)).sum()) for b in boxes]
         return dict(night=np.full(len(cars), self.night), cars=np.array(cars, int), speed=self.speed(times),
                     steering=self.steering(times))
 
@@ -472,10 +476,6 @@ def _clouds():
     return _noise(rng, 128, 1024, 60) + 0.5 * _noise(rng, 128, 1024, 16) + 0.25 * _noise(rng, 128, 1024, 5)
 
 
-def _mips_2d(x):
-    return _mips(np.concatenate([x, np.ones((*x.shape[:2], 1))], -1))
-
-
 # -- one frame --------------------------------------------------------------------------------------------------------
 
 # what stands beside the road: name, metres a cell, chance that one is there, distance from the kerb, spread, height
@@ -508,7 +508,7 @@ class _Frame:
     def sky(self):
         """The panorama, shifted by where the car is heading."""
         level = min(int(max(0, np.log2(self.pixel / (WIDE / 1024)))), len(self.scene._scenery) - 1)
-        tile = self.scene._scenery[level][..., :3]
+        tile = self.scene._scenery[level]
         n, m = tile.shape[:2]
         rows = _overlap((self.y + HIGH) / (HIGH + BELOW) * n, n)                        # zero below it: there is ground
         columns = _overlap(((self.x + float(self.scene.heading(self.s0))) / WIDE + 0.5) * m, m)
