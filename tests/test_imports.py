@@ -25,7 +25,7 @@ MAY_KNOW = {
     "training": TOOLS,
     "datasets.toy": {"blocks", "diffusion"},
     "datasets.video": TOOLS,
-    "datasets.driving": set(),
+    "datasets.scenery": set(), "datasets.driving": {"datasets.scenery"},
     "metrics": DATA | TOOLS | {"blocks", "diffusion", "training"},
     "pipeline": NETWORKS | TOOLS | {"diffusion", "training"},
     "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics"},
