@@ -12,7 +12,7 @@ MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for f
 
 TOOLS = {"weights", "machine"}                                             # files and hardware: no idea of the paper's
 NETWORKS = {"blocks", "unet", "temporal", "autoencoder", "context", "upsampler"}
-DATA = {"datasets.toy", "datasets.video", "datasets.driving"}
+DATA = {"datasets.toy", "datasets.video", "datasets.scenery", "datasets.driving"}
 CORE = {"diffusion", "training", "recipes", "pipeline", *NETWORKS, *TOOLS}
 MAY_KNOW = {
     "diffusion": set(),
@@ -25,10 +25,12 @@ MAY_KNOW = {
     "training": TOOLS,
     "datasets.toy": {"blocks", "diffusion"},
     "datasets.video": TOOLS,
-    "datasets.scenery": set(), "datasets.driving": {"datasets.scenery"},
+    "datasets.scenery": set(),
+    "datasets.driving": {"datasets.scenery"},
     "metrics": DATA | TOOLS | {"blocks", "diffusion", "training"},
     "pipeline": NETWORKS | TOOLS | {"diffusion", "training"},
-    "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics"},
+    "judges": DATA | TOOLS | {"blocks", "training", "metrics"},
+    "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics", "judges"},
     "stable_diffusion": NETWORKS | TOOLS | {"diffusion"},
     "show": {"weights"},
     "exercises": {"weights"},

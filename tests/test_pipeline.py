@@ -9,7 +9,7 @@ import torch
 from tests.tiny import AUTOENCODER, UNET, normal, shaken, tiny_unet
 from vldm_mini.autoencoder import Autoencoder
 from vldm_mini.diffusion import ddim, ddim_times, guided
-from vldm_mini.pipeline import PipelineConfig, VideoLDM
+from vldm_mini.pipeline import PipelineConfig, VideoLDM, box_map
 from vldm_mini.temporal import insert
 from vldm_mini.training import rng
 from vldm_mini.weights import write_text
@@ -168,3 +168,31 @@ def test_a_number_of_steps_that_cannot_be_is_refused(model, bend, steps):
 def test_decoding_some_frames_at_a_time_is_decoding_them_all(model):
     z = normal(3, 13, 4, 4, 4)                                              # 39 frames, more than go at a time
     assert torch.allclose(model.decode(z)[2, 12], model.autoencoder.decode(z[2, 12:13])[0].clamp(-1, 1), atol=1e-5)
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+def test_a_box_map_says_how_much_of_a_place_lies_in_a_box_and_where_in_it():
+    told, cover, right, down = box_map([(0.25, 0.25, 0.75, 1.0)], 4, 4)
+    assert (told == 1).all()
+    assert torch.equal(cover, torch.tensor([[0., 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0]]))
+    assert torch.equal(right[2], torch.tensor([0, -0.5, 0.5, 0]))
+    assert torch.allclose(down[:, 1], torch.tensor([0, -2 / 3, 0, 2 / 3]), atol=1e-6)
+    # half a place at the left, a quarter in the corner
+    assert box_map([(0.375, 0.375, 1, 1)], 4, 4)[1, 1].tolist() == [0, 0.25, 0.5, 0.5]
+    assert torch.equal(box_map([], 4, 4)[1:], torch.zeros(3, 4, 4))
+
+
+def test_a_near_box_covers_a_far_one_and_boxes_that_touch_are_told_apart():
+    far, near = (0.0, 0.0, 1.0, 1.0), (0.5, 0.5, 1.0, 1.0)
+    both, alone = box_map([far, near], 8, 8), box_map([near], 8, 8)
+    assert torch.equal(both[:, 4:, 4:], alone[:, 4:, 4:]) and (both[1] == 1).all()
+    side_by_side = box_map([(0, 0, 0.5, 1), (0.5, 0, 1, 1)], 8, 8)
+    assert torch.equal(side_by_side[1], box_map([(0, 0, 1, 1)], 8, 8)[1])
+    assert not torch.equal(side_by_side[2], box_map([(0, 0, 1, 1)], 8, 8)[2])
+
+
+@pytest.mark.parametrize("box", [(0.5, 0, 0.4, 1), (-0.1, 0, 0.5, 1), (0, 0, 1, 1.5)])
+def test_a_box_outside_the_picture_or_inside_out_is_refused(box):
+    with pytest.raises(ValueError, match="a box is x0 y0 x1 y1 with 0 <= x0 < x1 <= 1"):
+        box_map([box], 8, 8)

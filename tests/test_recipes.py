@@ -2,15 +2,28 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from tests.tiny import copies, made_folder, normal, same
 from vldm_mini import recipes, weights
 from vldm_mini.autoencoder import Autoencoder, PatchCritic
-from vldm_mini.datasets import video
-from vldm_mini.pipeline import VideoLDM
-from vldm_mini.recipes import SIZES, Latents, diffusion_loss, draw_clips, draw_tau, drop_labels, settings_for
+from vldm_mini.datasets import driving, video
+from vldm_mini.datasets.driving import Drive
+from vldm_mini.pipeline import BoxImageLDM, VideoLDM, box_map
+from vldm_mini.recipes import (
+    DRIVING,
+    SIZES,
+    Latents,
+    boxes_at,
+    clips_at,
+    diffusion_loss,
+    draw_tau,
+    draw_windows,
+    drop_labels,
+    settings_for,
+)
 from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
 from vldm_mini.training import Record, Settings, rng
 from vldm_mini.unet import UNet
@@ -141,14 +154,64 @@ def test_an_unknown_size_is_refused_with_those_that_exist(films, tmp_path, train
 
 
 def test_the_judges_judge_actions_and_nothing_else(films, tmp_path):
-    with pytest.raises(ValueError, match="the judges know the actions and persons of `actions`, not .*--data actions"):
+    with pytest.raises(ValueError, match="the judges know .*`actions`, and `driving`, not .*--data actions"):
         recipes.train_judges(films, "xs", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    """All stages of `driving` at size xs, on three clips of five frames. -> folder."""
+    out, few = tmp_path_factory.mktemp("drives"), [Drive(seed, 5, 32) for seed in (1, 3, 4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "load_clips", lambda data, dial: (few, few[:1]))
+        for train in (*THREE.values(), recipes.train_boxes):
+            train("driving", "xs", out, 2)
+        patch.setattr(recipes, "encode_clips", None)                                # from the cache, the second time
+        return out, few, recipes.training_latents("driving", DRIVING["xs"], out)
+
+
+def test_driving_trains_and_its_films_are_twice_as_wide_as_high(drives):
+    model = VideoLDM.from_pretrained(str(drives[0]))
+    assert (model.config.pixels, model.config.width, model.config.fps) == (32, 64, 1.875)
+    assert model.generate(model.labels(light="night", cars=3), steps=1).shape == (1, 4, 3, 32, 64)
+    boxes = BoxImageLDM.from_pretrained(str(drives[0]))
+    frame = boxes.generate(boxes.labels(light="day"), boxes=[[(0.1, 0.4, 0.3, 0.7)]], steps=1)
+    assert frame.shape == (1, 1, 3, 32, 64)
+
+
+def test_what_is_kept_of_driving_is_what_the_scenes_say(drives):
+    _, few, found = drives
+    assert found.labels.shape == (3, 5, 2) and found.words == driving.WORDS and found.fps == 1.875
+    for clip, labels, boxes in zip(few, found.labels, found.boxes):
+        true = clip.scene.labels(clip.times)
+        assert torch.equal(labels[:, 0], torch.from_numpy(true["night"]).long())
+        assert [len(some) for some in boxes] == true["cars"].tolist()
+        assert torch.equal(labels[:, 1], torch.from_numpy(true["cars"]).clamp(max=4))
+        assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(boxes, clip.boxes))
+    assert sum(len(some) for film in found.boxes for some in film) > 5
+    labels = clips_at(found, [(0, slice(0, 4))])[1]
+    assert labels[0, 1] == found.labels[0, :4, 1].float().mean().round()
+
+
+def test_boxes_are_told_nine_times_in_ten_and_are_those_of_the_frame(drives):
+    found = drives[2]
+    windows = [(i, slice(t, t + 1)) for i in range(3) for t in range(5)] * 60
+    maps = boxes_at(found, windows, [rng(0, 0, k) for k in range(len(windows))], 8, 16)
+    told = maps[:, 0].mean((1, 2)) > 0
+    assert float(told.float().mean()) == pytest.approx(0.9, abs=0.03) and (maps[~told] == 0).all()
+    assert all(torch.equal(x, box_map(found.boxes[i][part.start], 8, 16))
+               for x, yes, (i, part) in zip(maps, told, windows) if yes)
+
+
+def test_only_driving_has_boxes(films, run):
+    with pytest.raises(ValueError, match="no stage 'boxes' for .*: it knows no boxes; give --data driving"):
+        recipes.train_boxes(films, "xs", run[0])
 
 
 def test_films_shorter_than_a_clip_are_refused_with_both_lengths(run, tmp_path):
     short = Latents([normal(6, 4, 8, 8).half()], torch.tensor([[0]]), (("class", ("a",)),), 25.0)
     with pytest.raises(ValueError, match="a clip of 6 frames is too short for 4 frames 2 apart"):
-        draw_clips(short, 4, 2, [rng(0, 0, 0)])
+        draw_windows(short, 4, 2, [rng(0, 0, 0)])
 
 
 def test_a_folder_of_films_without_labels_trains_too(tmp_path):
@@ -175,7 +238,7 @@ def found():
 
 
 def test_a_drawn_clip_is_a_window_of_one_film_with_that_films_labels(found):
-    z, labels = draw_clips(found, 4, 2, [rng(0, 0, sample) for sample in range(200)])
+    z, labels = clips_at(found, draw_windows(found, 4, 2, [rng(0, 0, sample) for sample in range(200)]))
     assert z.shape == (200, 4, 4, 2, 2) and z.dtype == torch.float32
     values = z[:, :, 0, 0, 0]
     film = values[:, 0] // 100
@@ -185,8 +248,8 @@ def test_a_drawn_clip_is_a_window_of_one_film_with_that_films_labels(found):
 
 
 def test_what_is_drawn_depends_on_the_sample_and_not_on_the_batch(found):
-    both, one = [draw_clips(found, 3, 1, [rng(0, 5, sample) for sample in batch])[0] for batch in ((3, 4), (4,))]
-    assert torch.equal(both[1], one[0])
+    both, one = [draw_windows(found, 3, 1, [rng(0, 5, sample) for sample in batch]) for batch in ((3, 4), (4,))]
+    assert both[1] == one[0]
 
 
 def test_labels_are_dropped_one_by_one_and_one_time_in_ten():

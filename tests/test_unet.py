@@ -14,7 +14,7 @@ from vldm_mini.blocks import (
     sinusoidal_embedding,
 )
 from vldm_mini.recipes import SIZES
-from vldm_mini.unet import UNet, UNetConfig
+from vldm_mini.unet import UNet, UNetConfig, widen
 from vldm_mini.weights import parameter_table
 
 TAU = torch.tensor([10, 900])
@@ -172,3 +172,25 @@ def test_resolutions_halve_and_double():
 def test_feed_forward_treats_each_token_alone():
     layer, x = shaken(FeedForward(8)), normal(1, 5, 8)
     assert isinstance(layer.down, nn.Linear) and torch.allclose(layer(x)[:, 2:3], layer(x[:, 2:3]), atol=1e-6)
+
+
+# -- a picture beside z -----------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def test_a_widened_network_answers_as_before_and_can_learn_to_listen():
+    plain = tiny_unet()
+    wide, z, tau, picture = widen(plain, 3), normal(2, 4, 8, 8), torch.tensor([100, 700]), normal(2, 3, 8, 8, seed=1)
+    assert torch.equal(wide(z, tau), wide(z, tau, concat=picture))
+    assert torch.allclose(wide(z, tau, concat=picture), plain(z, tau), atol=1e-5)
+    with torch.enable_grad():
+        wide(z, tau, concat=picture).square().mean().backward()
+    assert wide.conv_in.weight.grad[:, 4:].abs().min() > 0
+    shaken(wide)
+    assert not torch.allclose(wide(z, tau), wide(z, tau, concat=picture))
+    assert torch.equal(wide(z, tau), wide(z, tau, concat=torch.zeros_like(picture)))
+
+
+@pytest.mark.parametrize("channels, given", [(3, (2, 3, 8, 4)), (3, (2, 2, 8, 8)), (0, (2, 3, 8, 8))])
+def test_another_picture_than_the_network_knows_is_refused(channels, given):
+    with pytest.raises(ValueError, match=r"concat must be \(2, ., 8, 8\), got"):
+        tiny_unet(concat_channels=channels)(normal(2, 4, 8, 8), torch.tensor([5, 5]), concat=normal(*given))

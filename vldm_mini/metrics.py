@@ -485,3 +485,65 @@ def bootstrap(values, statistic, generator, draws=1000, level=0.95):
                          dtype=torch.float64)
     low, high = torch.quantile(found, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return low, high
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distances between sets, and other figures of `driving`
+
+
+def frechet(a, b):
+    """Fréchet distance between Gaussians fitted to features a (n, d) and b (m, d), in float64. Heusel et al. 2017.
+
+    Raises ValueError where there are too few: n and m must be larger than d, or the covariances say nothing.
+    """
+    a, b = a.double(), b.double()
+    if min(len(a), len(b)) <= a.shape[1]:
+        raise ValueError(f"a Fréchet distance of {a.shape[1]} features needs more samples than that on both sides, got "
+                         f"{len(a)} and {len(b)}")
+    # |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)
+    (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), x.T.cov()) for x in (a, b))
+    value, vector = torch.linalg.eigh(cov_a)
+    root = (vector * value.clamp(min=0).sqrt()) @ vector.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def frechet_report(found, real, generator, draws=100):
+    """Distance of found (n, d) from real (m, d) -> {"distance", "interval" (95 %), "floor", "n", "m"}.
+
+    floor: between two halves of the real ones, which is what a perfect generator would get at half the m. The interval
+    comes from drawing `found` anew with repetition; a Fréchet distance has a bias that falls with n, so that only
+    distances with the same n and m may be compared.
+    """
+    order = torch.randperm(len(real), generator=generator)
+    half = len(real) // 2
+    again = [frechet(found[torch.randint(len(found), (len(found),), generator=generator)], real) for _ in range(draws)]
+    low, high = torch.tensor(again, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return {"distance": frechet(found, real), "interval": [float(low), float(high)],
+            "floor": frechet(real[order[:half]], real[order[half:]]), "n": len(found), "m": len(real)}
+
+
+def flicker(films, source):
+    """Mean square of the change, frame to frame, of films minus source; both (n t c h w), at 30 fps -> (n,) float64.
+
+    An error that stays where it is does not flicker.
+    """
+    if films.shape != source.shape:
+        raise ValueError(f"films and their source must have one shape, got {tuple(films.shape)}, {tuple(source.shape)}")
+    return (films.double() - source.double()).diff(dim=1).square().flatten(1).mean(1)
+
+
+def spearman(x, y):
+    """Rank correlation of two lists, ties sharing their mean rank -> float."""
+    def ranks(v):
+        v = torch.as_tensor(v, dtype=torch.float64)
+        return (v[:, None] > v).double().sum(1) + 0.5 * (v[:, None] == v).double().sum(1)
+    return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1])
+
+
+def iou(a, b):
+    """Intersection over union of boxes x0 y0 x1 y1: (n, 4), (m, 4) -> (n, m)."""
+    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+    both = (high - low).clamp(min=0).prod(-1)
+    area = lambda x: (x[:, 2:] - x[:, :2]).prod(-1)                                                     # noqa: E731
+    return both / (area(a)[:, None] + area(b) - both).clamp(min=1e-12)

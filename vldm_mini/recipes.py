@@ -3,9 +3,11 @@
     python -m vldm_mini train autoencoder --data actions --size s       frames to latents           (chapter 03)
     python -m vldm_mini train image       --data actions --size s       theta, eq. (1)              (chapter 03)
     python -m vldm_mini train temporal    --data actions --size s       phi, eq. (2), theta frozen  (chapter 04)
+    python -m vldm_mini train boxes       --data driving --size s       an image LDM told boxes     (chapter 09)
     python -m vldm_mini train judges      --data actions                who measures them           (chapter 04)
 
-Stages of one set lie side by side in one folder; each reads what the earlier ones left there.
+Data: `driving`, `actions`, or a folder of videos. Stages of one set lie side by side in one folder; each reads what the
+earlier ones left there.
 """
 import hashlib
 import json
@@ -15,7 +17,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 
-from . import machine, metrics, weights
+from . import judges, machine, metrics, weights
 from .autoencoder import (
     Autoencoder,
     AutoencoderConfig,
@@ -24,12 +26,12 @@ from .autoencoder import (
     hinge_critic_loss,
     hinge_decoder_loss,
 )
-from .datasets import video
+from .datasets import driving, video
 from .diffusion import Schedule, ddim, ddim_times, denoising_loss
-from .pipeline import PipelineConfig
+from .pipeline import BOX_CHANNELS, PipelineConfig, box_map
 from .temporal import TemporalLayers, VideoModel, insert
 from .training import Player, Settings, rng, train
-from .unet import UNet, UNetConfig
+from .unet import UNet, UNetConfig, widen
 
 # MINI: the driving model's schedule is "linear, following Ho et al."; we take it, with v, for every model of ours
 SCHEDULE = Schedule.linear()
@@ -43,17 +45,20 @@ LABEL_DROP = 0.1                              # paper, appendix (driving): each 
 @dataclass(frozen=True)
 class Size:
     """Widths, frames and steps of all stages together."""
-    pixels: int                               # side of a frame
+    pixels: int                               # height of a frame; real video is as wide, driving twice as wide
     frames: int                               # T
     stride: int                               # frames of film between two frames of a clip
     autoencoder: AutoencoderConfig
     unet: UNetConfig
     temporal: dict                            # options of temporal.insert
     stages: dict = field(default_factory=dict)          # stage -> Settings
+    width: int = 0                            # of a frame; 0: as wide as high
+    drives: int = 0                           # clips of `driving` to train on, 16 key frames each
 
 
-def _stages(autoencoder, image, temporal):
-    return dict(autoencoder=Settings(*autoencoder, warmup=20), image=Settings(*image), temporal=Settings(*temporal))
+def _stages(autoencoder, image, temporal, boxes=None):
+    found = dict(autoencoder=Settings(*autoencoder, warmup=20), image=Settings(*image), temporal=Settings(*temporal))
+    return found | dict(boxes=Settings(*boxes)) if boxes else found
 
 
 SIZES = {
@@ -72,17 +77,38 @@ SIZES = {
 }
 
 
-def dial_at(size):
-    """The Size of that name. Raises ValueError for a name that the dial does not have."""
+# MINI: of `driving` a frame is twice as large, so that a batch is half as large; key frames follow one another
+_DRIVING = {
+    "xs": (12, _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3), (20, 8, 2e-3))),
+    "s": (1500, _stages((1100, 16, 1.5e-3), (2200, 16, 2e-3), (1600, 3, 3e-3), (700, 16, 2e-3))),
+    "m": (8000, _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4), (10000, 256, 5e-4))),
+    "paper": (80000, _stages((100000, 64, 1e-4), (400000, 640, 1e-4), (73000, 640, 1e-4), (100000, 640, 1e-4)))}
+DRIVING = {name: replace(SIZES[name], stride=1, width=2 * SIZES[name].pixels, drives=drives, stages=stages)
+           for name, (drives, stages) in _DRIVING.items()}
+
+
+def dial_at(size, data="actions"):
+    """The Size of that name for that data. Raises ValueError for a name that the dial does not have."""
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
-    return SIZES[size]
+    return DRIVING[size] if data == "driving" else SIZES[size]
 
 
-def settings_for(size, stage, steps=None, seed=0):
+def settings_for(size, stage, steps=None, seed=0, data="actions"):
     """The Settings of a stage at a size, with another number of steps or seed if given."""
-    settings = replace(dial_at(size).stages[stage], seed=seed)
+    stages = dial_at(size, data).stages
+    if stage not in stages:
+        raise ValueError(f"there is no stage {stage!r} for {data}: it knows no boxes; give --data driving")
+    settings = replace(stages[stage], seed=seed)
     return replace(settings, steps=steps) if steps else settings
+
+
+def load_clips(data, dial):
+    """-> (clips to train on, clips held out) of `driving`, a set of the catalogue or a folder of videos."""
+    if data == "driving":
+        drives = ("train", dial.drives), ("held_out", 16)
+        return tuple(driving.clips(split, n, height=dial.pixels) for split, n in drives)
+    return video.split(video.load(data, size=dial.pixels))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,9 +122,9 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
 
     start, here and below: a folder with weights of this stage to go on from, in place of random ones.
     """
-    dial, settings, folder = dial_at(size), settings_for(size, "autoencoder", steps, seed), Path(out) / "autoencoder"
-    clips, held_out = video.split(video.load(data, size=dial.pixels))
-    frames = torch.cat([clip.frames for clip in clips])                                          # n h w 3, uint8
+    dial, settings = dial_at(size, data), settings_for(size, "autoencoder", steps, seed, data)
+    folder, (clips, held_out) = Path(out) / "autoencoder", load_clips(data, dial)
+    frames = torch.cat([clip.frames for clip in (clips[::4] if data == "driving" else clips)])   # n h w 3, uint8
     torch.manual_seed(seed)
     model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(dial.autoencoder)
     critic = PatchCritic()
@@ -158,14 +184,17 @@ def reconstruction_psnr(model, clips, every=8):
 
 @dataclass(frozen=True)
 class Latents:
-    """A set as its autoencoder sees it. films: [(t c h w)] in half precision; labels (clips, n) long.
+    """A set as its autoencoder sees it. films: [(t c h w)] in half precision; labels (clips, n) long, or (clips, t, n)
+    where they change from frame to frame.
 
-    words: for each label its name and what its classes mean, held-out ones included; fps: of the films.
+    words: for each label its name and what its classes mean, held-out ones included; fps: of the films; boxes, where
+    they are known: of each clip, for each frame, (n, 4).
     """
     films: list
     labels: torch.Tensor
     words: tuple
     fps: float
+    boxes: list | None = None
 
     @property
     def classes(self):
@@ -194,31 +223,58 @@ def training_latents(data, dial, out):
     folder = Path(out) / "autoencoder"
     if not (folder / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train autoencoder --data {data}")
-    clips = video.load(data, size=dial.pixels)
-    train_clips = video.split(clips)[0]
-    made_of = "".join([weights.sha256(folder / weights.WEIGHTS), *(clip.name for clip in train_clips)])
+    clips, held_out = load_clips(data, dial)
+    made_of = "".join([weights.sha256(folder / weights.WEIGHTS), *(clip.name for clip in clips)])
     key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     path = Path(out) / "latents" / f"{dial.pixels}-{key}.safetensors"
     if not path.is_file():
-        films = encode_clips(Autoencoder.from_pretrained(folder).to(machine.device()), train_clips)
-        weights.save_tensors(path, {f"{i:05d}": film for i, film in enumerate(films)})
-    films = weights.load_tensors(path)
-    labels = torch.stack([video.label_vector(clip) for clip in train_clips])
-    return Latents([films[k] for k in sorted(films)], labels, vocabulary(clips), train_clips[0].fps)
+        films = encode_clips(Autoencoder.from_pretrained(folder).to(machine.device()), clips)
+        tensors = {f"film {i:05d}": film for i, film in enumerate(films)}
+        weights.save_tensors(path, tensors | (driving_truth(clips) if data == "driving" else {}))
+    tensors = weights.load_tensors(path)
+    films = [tensors[k] for k in sorted(tensors) if k.startswith("film")]
+    if data == "driving":
+        boxes = [x.split(n.tolist()) for x, n in zip(tensors["boxes"].split(tensors["cars"].sum(1).tolist()),
+                                                     tensors["cars"])]
+        return Latents(films, tensors["labels"], driving.WORDS, driving.KEY_FPS, boxes)
+    labels = torch.stack([video.label_vector(clip) for clip in clips])
+    return Latents(films, labels, vocabulary([*clips, *held_out]), clips[0].fps)
 
 
-def draw_clips(found, frames, stride, generators):
-    """One window a generator: -> z (b t c h w) float, labels (b, n). Clips have equal chances whatever their length."""
-    z, labels = [], []
+def driving_truth(clips):
+    """Of every frame of all clips: labels (clips, t, 2), how many boxes (clips, t), and all boxes in a row (n, 4)."""
+    boxes = [clip.boxes for clip in clips]
+    return dict(labels=torch.stack([clip.labels(some) for clip, some in zip(clips, boxes)]),
+                cars=torch.tensor([[len(some) for some in film] for film in boxes]),
+                boxes=torch.cat([torch.from_numpy(some).float() for film in boxes for some in film]))
+
+
+def draw_windows(found, frames, stride, generators):
+    """One window a generator -> [(clip, slice of its frames)]. Clips have equal chances whatever their length."""
+    windows = []
     for g in generators:
         i = int(torch.randint(len(found.films), (1,), generator=g))
         starts = len(found.films[i]) - video.span(frames, stride) + 1
         if starts < 1:
             raise ValueError(f"a clip of {len(found.films[i])} frames is too short for {frames} frames {stride} apart")
         start = int(torch.randint(starts, (1,), generator=g))
-        z.append(video.window(found.films[i], start, frames, stride).float())
-        labels.append(found.labels[i])
-    return torch.stack(z).to(machine.device()), torch.stack(labels).to(machine.device())
+        windows.append((i, slice(start, start + video.span(frames, stride), stride)))
+    return windows
+
+
+def clips_at(found, windows):
+    """-> z (b t c h w) float, labels (b, n): of labels that change from frame to frame the mean, rounded."""
+    z = torch.stack([found.films[i][part].float() for i, part in windows])
+    labels = [found.labels[i] if found.labels[i].ndim == 1 else found.labels[i][part].float().mean(0).round().long()
+              for i, part in windows]
+    return z.to(machine.device()), torch.stack(labels).to(machine.device())
+
+
+def boxes_at(found, windows, generators, height, width, p=LABEL_DROP):
+    """What the box model is told of the first frames of windows: (b 4 h w); zeros, nothing told, with probability p."""
+    maps = torch.stack([box_map(found.boxes[i][part.start], height, width) for i, part in windows])
+    told = torch.stack([torch.rand(1, generator=g) >= p for g in generators])
+    return (maps * told[:, :, None, None]).to(machine.device())
 
 
 def drop_labels(labels, classes, generators, p=LABEL_DROP):
@@ -245,23 +301,29 @@ def draw_tau(generators, samples, batch):
     return tau.long().clamp(max=SCHEDULE.num_steps - 1)
 
 
-def diffusion_loss(model, found, frames, stride, settings):
-    """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T."""
+def diffusion_loss(model, found, frames, stride, settings, boxes=False):
+    """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T.
+
+    boxes: tell the model the boxes of its frame.
+    """
     def loss(step, samples):
         draw = [rng(settings.seed, step, sample) for sample in samples]
-        z, labels = draw_clips(found, frames, stride, draw)
+        windows = draw_windows(found, frames, stride, draw)
+        z, labels = clips_at(found, windows)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
         tau = draw_tau(draw, samples, settings.batch).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
-        each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels), z, tau, eps, PREDICTION)
+        told = dict(concat=boxes_at(found, windows, draw, *z.shape[2:])) if boxes else {}
+        each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **told), z, tau, eps, PREDICTION)
         return each.mean(), dict(tau=tau, loss=each.detach())
     return loss
 
 
 def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """theta: the image LDM on single frames, eq. (1). Saves out/image."""
-    dial, settings, folder = dial_at(size), settings_for(size, "image", steps, seed), Path(out) / "image"
+    dial, settings = dial_at(size, data), settings_for(size, "image", steps, seed, data)
+    folder = Path(out) / "image"
     found = training_latents(data, dial, out)
     torch.manual_seed(seed)
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
@@ -275,7 +337,8 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
 
 def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """phi: temporal layers on clips, eq. (2), theta frozen. Saves out/temporal."""
-    dial, settings, folder = dial_at(size), settings_for(size, "temporal", steps, seed), Path(out) / "temporal"
+    dial, settings = dial_at(size, data), settings_for(size, "temporal", steps, seed, data)
+    folder = Path(out) / "temporal"
     found = training_latents(data, dial, out)
     if not (Path(out) / "image" / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no image model in {out}; first: python -m vldm_mini train image --data {data}")
@@ -288,8 +351,24 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))
-    config = PipelineConfig(found.words, dial.pixels, dial.frames, round(found.fps / dial.stride, 3))
+    config = PipelineConfig(found.words, dial.pixels, dial.width, dial.frames, round(found.fps / dial.stride, 3))
     weights.write_text(Path(out) / weights.CONFIG, json.dumps(asdict(config), indent=1) + "\n")
+    return record
+
+
+def train_boxes(data="driving", size="s", out="runs/driving-s", steps=None, seed=0, resume=True, start=None):
+    """An image LDM that is told where cars are (paper, section 4.1.2). Goes on from out/image. Saves out/boxes."""
+    settings = settings_for(size, "boxes", steps, seed, data)
+    dial, folder = dial_at(size, data), Path(out) / "boxes"
+    found = training_latents(data, dial, out)
+    if not (Path(out) / "image" / weights.WEIGHTS).is_file():
+        raise FileNotFoundError(f"no image model in {out}; first: python -m vldm_mini train image --data {data}")
+    torch.manual_seed(seed)
+    model = UNet.from_pretrained(start) if start else widen(UNet.from_pretrained(Path(out) / "image"), BOX_CHANNELS)
+    model = model.train().to(machine.device())
+    loss = diffusion_loss(model, found, 1, 1, settings, boxes=True)
+    record = train(folder, settings, [Player("boxes", model, loss, muon=True)], resume=resume)
+    model.save_pretrained(folder, card("boxes to image LDM", data, size, record, {}))
     return record
 
 
@@ -300,6 +379,7 @@ def strip(model, found, out, frames, rows=4, steps=10):
     generator = torch.Generator().manual_seed(0)
     columns = 8 if frames == 1 else frames
     labels = found.labels[torch.linspace(0, len(found.labels) - 1, rows).long()].to(machine.device())
+    labels = labels if labels.ndim == 2 else labels[:, 0]
     noise = torch.randn(rows, columns, *found.films[0].shape[1:], generator=generator).to(machine.device())
     if frames == 1:
         noise, labels = rearrange(noise, "r k c h w -> (r k) c h w"), labels.repeat_interleave(columns, 0)
@@ -318,14 +398,18 @@ def strip(model, found, out, frames, rows=4, steps=10):
 # The judges: no part of the model, made before it from real clips alone.
 
 def train_judges(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
-    """Classifiers of action, person and order that measure the others (metrics.Judges). Saves out/judges.
+    """Networks that measure the others: of `actions` metrics.Judges, of `driving` judges.DriveJudge and CarFinder.
 
-    One size, and minutes long: a run that was stopped starts again. Raises ValueError for another set than `actions`.
+    Saves out/judges. One size, and minutes long; of `actions`, a run that was stopped starts again. Raises ValueError
+    for another set.
     """
-    if data != "actions":
-        raise ValueError(f"the judges know the actions and persons of `actions`, not {data!r}: give --data actions")
+    if data not in ("actions", "driving"):
+        raise ValueError(f"the judges know the actions and persons of `actions`, and `driving`, not {data!r}: "
+                         "give --data actions or --data driving")
     if start:
         raise ValueError("the judges are always trained from nothing: leave --start out")
+    if data == "driving":
+        return judges.train_judges(Path(out) / "judges", seed, steps, resume=resume)
     from tqdm.auto import tqdm
 
     with tqdm(desc="judges", total=steps or metrics.JUDGE_STEPS, mininterval=0.5) as bar:
@@ -342,7 +426,8 @@ def card(what, data, size, record, metrics):
     where, row = record.where, record.rows[-1] if record.rows else {}
     figures = {**{f"training loss, {k}": v for k, v in row.get("losses", {}).items()}, **metrics}
     entry = video.catalogue().get(data)
-    terms = f"{entry.title}. {entry.terms} Cite: {'; '.join(entry.cite)}" if entry else "the reader's own clips"
+    terms = f"{entry.title}. {entry.terms} Cite: {'; '.join(entry.cite)}" if entry else \
+        "rendered by this package" if data == "driving" else "the reader's own clips"
     lines = [f"# vldm_mini: {what}, {data}, size {size}", "",
              f"Trained on: {data} ({terms})", "",
              "Licence of these weights: Apache-2.0 where the data's terms allow it; "
@@ -356,5 +441,5 @@ def card(what, data, size, record, metrics):
     return "\n".join(lines)
 
 
-STAGES = {"autoencoder": train_autoencoder, "image": train_image, "temporal": train_temporal,
+STAGES = {"autoencoder": train_autoencoder, "image": train_image, "temporal": train_temporal, "boxes": train_boxes,
           "judges": train_judges}

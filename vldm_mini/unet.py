@@ -2,7 +2,7 @@
 
 Paper: section 3.1 (the spatial layers l_theta), after Dhariwal & Nichol 2021. Chapter 03 trains it.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,10 @@ from .weights import Pretrained
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """`channels` and `attention`: one entry a resolution, finest first. `labels`: number of classes of each label."""
+    """`channels` and `attention`: one entry a resolution, finest first. `labels`: number of classes of each label.
+
+    `concat_channels`: of a picture that the network is told beside z, at the same resolution; 0 for none.
+    """
     in_channels: int = 4
     out_channels: int = 4
     channels: tuple = (64, 96, 128)
@@ -23,11 +26,13 @@ class UNetConfig:
     head_channels: int = 32
     labels: tuple = ()
     emb_channels: int = 256
+    concat_channels: int = 0
 
 
 class UNet(Pretrained, nn.Module):
     """forward(z, tau, labels): z (b c h w), tau (b,), labels (b, number of labels) -> prediction (b c h w).
 
+    concat (b concat_channels h w), where the network has such, is seen beside z; None is zeros: nothing is told.
     A label equal to its number of classes is the null label: "not told". labels=None tells nothing at all.
     h and w must be divisible by 2^(resolutions - 1).
     """
@@ -41,7 +46,7 @@ class UNet(Pretrained, nn.Module):
                           if config.attention[i] else None)
         self.time_embed = nn.Sequential(nn.Linear(c[0], emb), nn.SiLU(), nn.Linear(emb, emb))
         self.label_embed = nn.ModuleList(nn.Embedding(n + 1, emb) for n in config.labels)
-        self.conv_in = nn.Conv2d(config.in_channels, c[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels + config.concat_channels, c[0], 3, padding=1)
 
         self.down, skips = nn.ModuleList(), [c[0]]
         for i in range(len(c)):
@@ -81,13 +86,16 @@ class UNet(Pretrained, nn.Module):
             emb = emb + table(label)
         return emb
 
-    def forward(self, z, tau, labels=None):
+    def forward(self, z, tau, labels=None, concat=None):
         factor = 2 ** (len(self.config.channels) - 1)
         if z.ndim != 4 or z.shape[1] != self.config.in_channels or z.shape[2] % factor or z.shape[3] % factor:
             raise ValueError(f"the U-Net takes (b, {self.config.in_channels}, h, w) with h and w divisible by "
                              f"{factor}, got {tuple(z.shape)}")
         emb = self.embed(tau.expand(len(z)), labels)
-        z = self.conv_in(z)
+        shape = (len(z), self.config.concat_channels, *z.shape[2:])
+        if concat is not None and concat.shape != shape:
+            raise ValueError(f"concat must be {shape}, got {tuple(concat.shape)}")
+        z = self.conv_in(torch.cat([z, z.new_zeros(shape) if concat is None else concat], dim=1))
         skips = [z]
         for layer in self.down:
             z = layer(z, emb)
@@ -97,6 +105,17 @@ class UNet(Pretrained, nn.Module):
         for layer in self.up:
             z = layer(z if isinstance(layer.block, Upsample) else torch.cat([z, skips.pop()], dim=1), emb)
         return self.conv_out(F.silu(self.norm_out(z)))
+
+
+def widen(model, concat_channels):
+    """A copy of a UNet that is also told a picture of so many channels, and does not listen to it yet: their weights
+    are zero, so that its answers are those of `model`, whatever it is told."""
+    wider = UNet(replace(model.config, concat_channels=concat_channels))
+    tensors = dict(model.state_dict())
+    fresh = torch.zeros_like(wider.conv_in.weight)
+    fresh[:, :model.config.in_channels] = tensors["conv_in.weight"]
+    wider.load_state_dict(tensors | {"conv_in.weight": fresh})
+    return wider
 
 
 class Layer(nn.Module):

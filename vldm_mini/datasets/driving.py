@@ -4,6 +4,7 @@
     frames = scene.render(times, height=64)                   # uint8 (t h 2h 3); times in seconds, any of them
     boxes = scene.boxes(times[0])                             # (n, 5): x0 y0 x1 y1 in [0, 1], share that is visible
     scene.labels(times)                                       # night, cars in sight, ego speed, steering; per frame
+    train, held_out = clips("train", 1500), clips("held_out", 40)                           # as of real video
 
 Everything is a function of (seed, time, place in the picture): a scene has no length, no frame rate and no resolution
 of its own. Each pixel is the mean over its square, not a point: 32x64 and 256x512 are the same picture, and a `crop`
@@ -11,7 +12,10 @@ is that part of it. Chapters 03 to 09 run on it. Its pictures are made in `scene
 
 MINI: the paper's clips are real. Here the truth is known: who drives where, in which light, at which speed.
 """
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 
 from .scenery import BELOW, CAR_SIZE, HIGH, PAINT, WIDE, ground, horizon, mean_over, sprites, waves
 
@@ -42,6 +46,60 @@ def seeds(split, n, first=0):
         raise ValueError(f"splits are {', '.join(SPLITS)}, of a million seeds each; got {split!r}, "
                          f"{first} to {first + n}")
     return list(range(SPLITS[split] + first, SPLITS[split] + first + n))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As a set of clips.
+
+KEY_FPS = 1.875                                # of key frames: every 16th of 30
+MOST_CARS = 4
+WORDS = (("light", ("day", "night")), ("cars", (*map(str, range(MOST_CARS)), f"{MOST_CARS} or more")))
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One clip. Its frames are drawn when they are asked for: what is kept of it is a seed."""
+    seed: int
+    length: int = 16
+    height: int = 64
+    fps: float = KEY_FPS
+
+    @property
+    def name(self):
+        return f"driving/{self.seed:07d}-{self.length}x{self.height}"
+
+    @property
+    def scene(self):
+        return Scene(self.seed)
+
+    @property
+    def times(self):
+        return np.arange(self.length) / self.fps
+
+    @property
+    def frames(self):
+        """uint8 (t h 2h 3)."""
+        return torch.from_numpy(self.scene.render(self.times, self.height))
+
+    @property
+    def boxes(self):
+        """Of each frame the cars in sight, far ones first: [(n, 4) x0 y0 x1 y1 in [0, 1]]."""
+        return [in_sight(boxes) for boxes in map(self.scene.boxes, self.times)]
+
+    def labels(self, boxes=None):
+        """Of each frame the light (0 day, 1 night) and the cars in sight, no more than MOST_CARS: long (t, 2)."""
+        cars = [min(len(some), MOST_CARS) for some in (self.boxes if boxes is None else boxes)]
+        return torch.tensor([(int(self.scene.night), n) for n in cars])
+
+
+def clips(split, n, length=16, height=64, first=0):
+    """n clips of a split (see `seeds`), `length` key frames each. -> [Drive]."""
+    return [Drive(seed, length, height) for seed in seeds(split, n, first)]
+
+
+def in_sight(boxes):
+    """Of the boxes (n, 5) of a frame those of cars in sight: wide enough, and not hidden. -> (m, 4)."""
+    return boxes[(boxes[:, 2] - boxes[:, 0] >= MIN_BOX) & (boxes[:, 4] >= MIN_VISIBLE), :4]
 
 
 def _hash(seed, salt, k):
@@ -118,8 +176,7 @@ class Scene:
 
     def labels(self, times):
         """What is true of each frame: night bool, cars int (in sight), speed m/s, steering 1/m; each (t,)."""
-        boxes = [self.boxes(t) for t in np.asarray(times, float)]
-        cars = [int(((b[:, 2] - b[:, 0] >= MIN_BOX) & (b[:, 4] >= MIN_VISIBLE)).sum()) for b in boxes]
+        cars = [len(in_sight(self.boxes(t))) for t in np.asarray(times, float)]
         return dict(night=np.full(len(cars), self.night), cars=np.array(cars, int), speed=self.speed(times),
                     steering=self.steering(times))
 

@@ -1,0 +1,84 @@
+"""The films that control- and motion-driving share: generated once and kept in runs/samples/.
+
+200 films over day and night and every number of cars, and the same 200 at alpha = 1; 200 frames with boxes of held-out
+scenes. Three generation seeds, pooled. Nothing is picked.
+"""
+import torch
+
+from vldm_mini import weights
+from vldm_mini.datasets import driving, video
+from vldm_mini.judges import CarFinder, DriveJudge
+from vldm_mini.pipeline import BoxImageLDM, VideoLDM
+
+from . import _samples
+
+WEIGHTS, N, SEEDS, BATCH = "driving", 200, (0, 1, 2), 10
+
+
+def asked(n=N):
+    """What films are asked for: (n, 2) light and cars, every pair equally often."""
+    pairs = torch.cartesian_prod(torch.arange(2), torch.arange(driving.MOST_CARS + 1))
+    return pairs[torch.arange(n) % len(pairs)]
+
+
+def judges(folder):
+    return (DriveJudge.from_pretrained(folder / "judges" / "judge"),
+            CarFinder.from_pretrained(folder / "judges" / "finder"))
+
+
+def kept(folder, make, **settings):
+    """Films uint8 (n t h w 3) as `make` gives them, from runs/samples/ if these weights made them before."""
+    path = _samples.RUNS / "samples" / f"{_samples.key(folder, **settings)}.safetensors"
+    if not path.is_file():
+        weights.save_tensors(path, {"films": make().contiguous()})
+    return weights.load_tensors(path)["films"]
+
+
+def in_parts(n, make):
+    """make(indices, seed) -> films (b t 3 h w), for n films dealt to the seeds. -> uint8 (n t h w 3)."""
+    out = [None] * n
+    for seed in SEEDS:
+        mine = torch.arange(n)[seed::len(SEEDS)]
+        for k, some in enumerate(mine.split(BATCH)):
+            films = make(some, 100 * seed + k)
+            for i, film in zip(some.tolist(), (films * 127.5 + 127.5).round().clamp(0, 255).byte().movedim(-3, -1)):
+                out[i] = film.cpu()
+            print(f"seed {seed}: {k * BATCH + len(some)} of {len(mine)}", flush=True)
+    return torch.stack(out)
+
+
+def films(folder, alpha=None, n=N):
+    """-> uint8 (n t h w 3), asked-for labels (n, 2)."""
+    model, labels = VideoLDM.from_pretrained(folder), asked(n)
+    make = lambda some, seed: model.generate(labels[some], alpha=alpha, seed=seed)                      # noqa: E731
+    return kept(folder, lambda: in_parts(n, make), driving="films", alpha=alpha, n=n), labels
+
+
+def scenes(n=N):
+    """Boxes and light of n held-out scenes, each with a car in sight: [(n, 4)], (n,). One moment a scene."""
+    boxes, night = [], []
+    for clip in driving.clips("held_out", 4 * n, 1, first=1000):
+        if len(boxes) < n and len(found := clip.boxes[0]):
+            boxes.append(torch.from_numpy(found).float())
+            night.append(int(clip.scene.night))
+    return boxes, torch.tensor(night)
+
+
+def boxed(folder, told=True, n=N):
+    """Frames of the box model -> uint8 (n 1 h w 3), the boxes asked for. told=False: the same noise, no boxes."""
+    model, (boxes, night) = BoxImageLDM.from_pretrained(folder), scenes(n)
+    labels = torch.stack([night, torch.full_like(night, driving.MOST_CARS + 1)], 1)                   # cars: not told
+
+    def make(some, seed):
+        return model.generate(labels[some], boxes=[boxes[i] for i in some] if told else None, seed=seed)
+    return kept(folder, lambda: in_parts(n, make), driving="boxes", told=told, n=n), boxes
+
+
+def real(n=N, first=3000):
+    """Held-out films -> uint8 (n 8 h w 3) and what is true of them."""
+    clips = driving.clips("held_out", n, 8, first=first)
+    return torch.stack([clip.frames for clip in clips]), clips
+
+
+def floats(x):
+    return video.to_float(x)
