@@ -109,3 +109,23 @@ def test_splits_never_meet():
 def test_what_cannot_be_asked_is_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         ask()
+
+
+# -- as a set of clips ------------------------------------------------------------------------------------------------
+
+def test_a_drive_is_its_scene_at_key_frames_and_draws_nothing_until_asked(monkeypatch):
+    (clip,) = driving.clips("held_out", 1, 3, 32, first=7)
+    assert clip.seed == 1_000_007 and clip.name == "driving/1000007-3x32"
+    assert np.array_equal(clip.frames, Scene(1_000_007).render([0, 1 / 1.875, 2 / 1.875], 32))
+    monkeypatch.setattr(Scene, "render", None)
+    assert clip.labels().shape == (3, 2) and len(clip.boxes) == 3
+
+
+def test_cars_in_sight_are_wide_enough_and_not_hidden():
+    boxes = np.array([[0.1, 0, 0.17, 1, 1.0], [0.1, 0, 0.15, 1, 1.0], [0.1, 0, 0.5, 1, 0.4]])
+    assert np.array_equal(driving.in_sight(boxes), boxes[:1, :4])
+
+
+def test_the_summary_counts_light_and_cars():
+    said = driving.summary(6)
+    assert "light: day (" in said and "4 or more (" in said and "held_out" in said

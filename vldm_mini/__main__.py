@@ -143,8 +143,8 @@ def sample(args):
 
 def data(args):
     """Fetch a set (or read a folder of videos), check it, and say what is in it."""
-    from vldm_mini.datasets import video
-    print(video.summary(args.name))
+    from vldm_mini.datasets import driving, video
+    print(driving.summary() if args.name == "driving" else video.summary(args.name))
 
 
 # -------------------------------------------------------------------------------------------------------- the options
@@ -197,13 +197,13 @@ def parser():
     sub.add_argument("--json", action="store_true", help="the report as JSON")
     _train_options(command(train))
     _sample_options(command(sample))
-    command(data).add_argument("name", help="actions, signs, road, or a folder of videos")
+    command(data).add_argument("name", help="driving, actions, signs, road, or a folder of videos")
     return top
 
 
 def _train_options(sub):
-    sub.add_argument("stage", help="autoencoder, image, temporal (in this order), or judges")
-    sub.add_argument("--data", default="actions", help="actions, signs, road, or a folder of videos (actions)")
+    sub.add_argument("stage", help="autoencoder, image, temporal (in this order); boxes (driving), judges")
+    sub.add_argument("--data", default="actions", help="driving, actions, signs, road, or a folder of videos (actions)")
     sub.add_argument("--size", choices=("xs", "s", "m"), help="default: VLDM_SIZE, or what suits the machine")
     sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
     sub.add_argument("--seed", type=int, default=0)
@@ -218,7 +218,7 @@ def _sample_options(sub):
     sub.add_argument("--person", help="0 to 8 (default: left to the model)")
     sub.add_argument("--action", help="'wave one hand', 'wave two hands', 'jumping jacks', bend, or 0 to 3")
     sub.add_argument("--label", action="append", type=_label, default=[], metavar="NAME=VALUE",
-                     help="a label of your own data, for weights that were trained on it")
+                     help="a label of other data (light=night), for weights that were trained on it")
     sub.add_argument("--frames", type=_positive, help="default: as trained")
     sub.add_argument("--alpha", type=_share, help="0 to 1 sets every mix; 1 is the image model (default: as trained)")
     sub.add_argument("--seed", type=int, default=0)

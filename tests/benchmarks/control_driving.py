@@ -33,7 +33,8 @@ def on_boxes(finder, x, boxes):
     found = finder.find(_drives.floats(x)[:, 0])
     counts = [hits(one, true, torch.ones(len(true)).bool()) for one, true in zip(found, boxes)]
     hit, stray, missed = (sum(c) for c in zip(*counts))
-    return {"box_hit_rate": round(hit / max(1, hit + missed), 4), "stray_car_rate": round(stray / max(1, hit + stray), 4)}
+    return {"box_hit_rate": round(hit / max(1, hit + missed), 4),
+            "stray_car_rate": round(stray / max(1, hit + stray), 4)}
 
 
 def run(folder=None, n=_drives.N):

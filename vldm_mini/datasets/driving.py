@@ -97,6 +97,18 @@ def clips(split, n, length=16, height=64, first=0):
     return [Drive(seed, length, height) for seed in seeds(split, n, first)]
 
 
+def summary(n=40):
+    """A few lines on the set, counted over n training clips."""
+    some = torch.cat([clip.labels() for clip in clips("train", n)])
+    lines = ["driving: rendered by this package, as many clips of as many frames and pixels as asked for"]
+    for k, (name, classes) in enumerate(WORDS):
+        share = [f"{word} ({float((some[:, k] == i).float().mean()):.0%})" for i, word in enumerate(classes)]
+        lines.append(f"  {name}: " + ", ".join(share))
+    lines += [f"  key frames: {KEY_FPS:g} a second; also known of every frame: a box of each car, speed, steering",
+              f"  seeds: a million each of {', '.join(SPLITS)}", "  licence: Apache-2.0, as the code that draws it"]
+    return "\n".join(lines)
+
+
 def in_sight(boxes):
     """Of the boxes (n, 5) of a frame those of cars in sight: wide enough, and not hidden. -> (m, 4)."""
     return boxes[(boxes[:, 2] - boxes[:, 0] >= MIN_BOX) & (boxes[:, 4] >= MIN_VISIBLE), :4]
