@@ -36,6 +36,12 @@ def test_frame_k_at_one_rate_is_frame_16_k_at_a_rate_16_times_as_high():
     assert np.abs(slow[1:].astype(int) - fast[15:-1:16]).mean() > 0.5                           # the one before differs
 
 
+def test_frames_do_not_depend_on_what_is_drawn_with_them():
+    times = np.array([9.0, 0.0, 3.0])
+    together = BUSY[0].render(times, 32)
+    assert all(np.array_equal(BUSY[0].render([time], 32)[0], frame) for time, frame in zip(times, together))
+
+
 def test_a_scene_is_a_function_of_its_seed():
     assert np.array_equal(Scene(5).render([0.5], 32), Scene(5).render([0.5], 32))
     assert not np.array_equal(Scene(5).render([0.5], 32), Scene(6).render([0.5], 32))

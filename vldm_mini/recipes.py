@@ -66,7 +66,7 @@ SIZES = {
                UNetConfig(channels=(16, 32), attention=(False, True), head_channels=16, emb_channels=64),
                dict(ff_mult=1, ff_in=False),
                _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
-    "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(), dict(ff_mult=2, ff_in=False),
+    "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(attention=(True, True, True)), dict(ff_mult=2, ff_in=False),
               _stages((600, 32, 1.5e-3), (2600, 32, 2e-3), (3000, 6, 3e-3))),
     "m": Size(64, 16, 3, AutoencoderConfig((96, 160), blocks=2), UNetConfig(channels=(128, 192, 256), blocks=2), dict(),
               _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4))),
@@ -77,13 +77,15 @@ SIZES = {
 }
 
 
-# MINI: of `driving` a frame is twice as large, so that a batch is half as large; key frames follow one another
+# MINI: of `driving` a frame is twice as large: half the batch, no attention at the finest resolution. Key frames follow
+# one another
 _DRIVING = {
     "xs": (12, _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3), (20, 8, 2e-3))),
     "s": (1500, _stages((1100, 16, 1.5e-3), (2200, 16, 2e-3), (1600, 3, 3e-3), (700, 16, 2e-3))),
     "m": (8000, _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4), (10000, 256, 5e-4))),
     "paper": (80000, _stages((100000, 64, 1e-4), (400000, 640, 1e-4), (73000, 640, 1e-4), (100000, 640, 1e-4)))}
-DRIVING = {name: replace(SIZES[name], stride=1, width=2 * SIZES[name].pixels, drives=drives, stages=stages)
+DRIVING = {name: replace(SIZES[name], stride=1, width=2 * SIZES[name].pixels, drives=drives, stages=stages,
+                         unet=UNetConfig() if name == "s" else SIZES[name].unet)
            for name, (drives, stages) in _DRIVING.items()}
 
 
@@ -229,10 +231,10 @@ def training_latents(data, dial, out):
     path = Path(out) / "latents" / f"{dial.pixels}-{key}.safetensors"
     if not path.is_file():
         films = encode_clips(Autoencoder.from_pretrained(folder).to(machine.device()), clips)
-        tensors = {f"film {i:05d}": film for i, film in enumerate(films)}
+        tensors = {f"{i:05d}": film for i, film in enumerate(films)}
         weights.save_tensors(path, tensors | (driving_truth(clips) if data == "driving" else {}))
     tensors = weights.load_tensors(path)
-    films = [tensors[k] for k in sorted(tensors) if k.startswith("film")]
+    films = [tensors[k] for k in sorted(tensors) if k.isdigit()]
     if data == "driving":
         boxes = [x.split(n.tolist()) for x, n in zip(tensors["boxes"].split(tensors["cars"].sum(1).tolist()),
                                                      tensors["cars"])]
@@ -286,18 +288,19 @@ def drop_labels(labels, classes, generators, p=LABEL_DROP):
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages 2 and 3: eq. (1) on frames, eq. (2) on clips. The same loss: a frame is a clip of one.
 
-# MINI: logit-normal tau (Esser et al. 2024): person, place and pose are decided there; below and above little is
-TAU_MEDIAN, TAU_SPREAD = 0.5, 1.0
+# MINI: logit-normal tau (Esser et al. 2024): of a frame, person, place and pose are decided there, above and below
+# little is; of a clip, what shakes or does not is decided a little lower
+TAU_SPREAD, TAU_FRAMES, TAU_CLIPS = 1.0, 0.5, 0.0
 
 
-def draw_tau(generators, samples, batch):
-    """One tau a sample, (b,) long: tau = 1000 sigmoid(0.5 + n), n normal: median 622, two in three in 378 to 818.
+def draw_tau(generators, samples, batch, middle=TAU_FRAMES):
+    """One tau a sample, (b,) long: tau = 1000 sigmoid(middle + n), n normal. At 0.5, two in three lie in 378 to 818.
 
     MINI: strata. Sample i's n lies in the i-th of `batch` equally likely parts of the normal distribution, so that each
     tau is as likely as before, and every batch has all noise levels: less noise in the gradient.
     """
     u = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) + i for g, i in zip(generators, samples)]) / batch
-    tau = SCHEDULE.num_steps * torch.sigmoid(TAU_MEDIAN + TAU_SPREAD * torch.special.ndtri(u))
+    tau = SCHEDULE.num_steps * torch.sigmoid(middle + TAU_SPREAD * torch.special.ndtri(u))
     return tau.long().clamp(max=SCHEDULE.num_steps - 1)
 
 
@@ -312,7 +315,7 @@ def diffusion_loss(model, found, frames, stride, settings, boxes=False):
         z, labels = clips_at(found, windows)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
-        tau = draw_tau(draw, samples, settings.batch).to(z.device)
+        tau = draw_tau(draw, samples, settings.batch, TAU_FRAMES if frames == 1 else TAU_CLIPS).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         told = dict(concat=boxes_at(found, windows, draw, *z.shape[2:])) if boxes else {}
         each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **told), z, tau, eps, PREDICTION)

@@ -368,11 +368,12 @@ class _Film:
                 for time, s0, ego, pitch in zip(self.times, self.s0, self.ego, self.pitch)]
 
     def beside(self):
-        """What stands beside the road between the first frame's NEAR and the last one's FAR: name, number; then an
-        array (n, 4) of way, metres to the right of the middle of the road, width, height."""
-        seed, names, numbers, at = self.scene.seed, [], [], []
+        """What stands beside the road in reach of any frame: names, pictures, and an array (n, 4) of way, metres to the
+        right of the middle of the road, width, height."""
+        seed, names, pictures, at = self.scene.seed, [], [], []
+        first, last = self.s0.min() + NEAR, self.s0.max() + FAR
         for salt, (name, cell, chance, off, spread, tall) in enumerate(SCENERY):
-            k = np.arange(np.floor((self.s0[0] + NEAR) / cell), np.floor((self.s0[-1] + FAR) / cell) + 1).astype(int)
+            k = np.arange(np.floor(first / cell), np.floor(last / cell) + 1).astype(int)
             some = sprites()[name + " at night" if name == "house" and self.scene.night else name]
             for side in (-1, 1):
                 u = [_hash(seed, 100 + 20 * salt + 2 * j + (side > 0), k) for j in range(5)]
@@ -381,9 +382,9 @@ class _Film:
                 wide = high * np.array([sprite.shape[1] / sprite.shape[0] for sprite in some])[number]
                 s, d = (k + 0.1 + 0.8 * u[1]) * cell, side * (KERB + off + spread * u[2])
                 names += [name] * there.sum()
-                numbers += [some[i] for i in number[there]]
+                pictures += [some[i] for i in number[there]]
                 at.append(np.stack([s, d, wide, high], -1)[there])
-        return names, numbers, np.concatenate(at)
+        return names, pictures, np.concatenate(at)
 
     def project(self, time, s0, ego, pitch, beside):
         """What is in sight at a moment -> [(name, picture, its box in pixels, light, fog), ...], far things first."""
