@@ -1,9 +1,11 @@
 """The house stays tidy: notebooks as agreed, no stray paths, no pickles, one meaning per symbol, a small core."""
 import ast
+import io
 import json
 import re
 import statistics
 import subprocess
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -177,13 +179,24 @@ def test_diffusion_time_is_tau_since_t_is_the_frame_axis():
 # ------------------------------------------------------------------------------------------------------------- size
 
 def lines(files):
-    """Lines to read: those that are not blank."""
-    return sum(1 for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    """Lines of code: without docstrings, comments and blank lines, which are there to make reading quicker."""
+    return sum(map(code_lines, files))
+
+
+def code_lines(file):
+    text, code, prose = file.read_text(encoding="utf-8"), set(), set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            prose.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
+            code.update(range(token.start[0], token.end[0] + 1))
+    return len(code - prose)
 
 
 def test_the_core_is_read_in_an_evening():
     core = ("diffusion", "blocks", "unet", "temporal", "autoencoder", "pipeline", "recipes", "training", "weights")
-    assert lines(map(source, core)) <= 1600
+    assert 1000 < lines(map(source, core)) <= 1500
     assert lines(PACKAGE) < 5000
 
 

@@ -201,3 +201,28 @@ def test_a_record_without_losses_is_told():
         show.losses([])
     with pytest.raises(ValueError, match="train for a few steps"):
         show.losses([{"step": 1, "loss": 1.0}], levels=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Boxes, drawn by hand
+
+
+def test_boxes_are_read_from_lines_of_four_numbers_far_ones_first():
+    assert show.read_boxes("0.5 0.4 0.7 0.9\n0.1, 0.4, 0.2, 0.5\n") == [(0.1, 0.4, 0.2, 0.5), (0.5, 0.4, 0.7, 0.9)]
+    assert show.read_boxes("  ") == []
+
+
+@pytest.mark.parametrize("line", ["0.5 0.4 0.7", "a b c d", "0.7 0.4 0.5 0.9", "0.5 0.4 0.7 1.2", "nan 0 1 1"])
+def test_a_line_that_is_no_box_is_named(line):
+    with pytest.raises(ValueError, match="line 2, .* is no box: give four numbers"):
+        show.read_boxes("0.5 0.4 0.7 0.9\n" + line)
+
+
+def test_a_canvas_and_its_text_field_share_a_name_and_begin_with_the_boxes_given(monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", lambda *things: seen.extend(things))
+    field = show.draw_boxes(torch.zeros(3, 8, 16), [(0.5, 0.4, 0.7, 0.9)], scale=2)
+    page = seen[0].data
+    assert seen[1] is field and show.read_boxes(field.value) == [(0.5, 0.4, 0.7, 0.9)]
+    (key,) = field._dom_classes
+    assert f'id="{key}" width="32" height="16"' in page and f".{key} textarea" in page and "{{" not in page

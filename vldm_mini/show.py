@@ -20,6 +20,7 @@ import hashlib
 import html
 import io
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -438,6 +439,88 @@ def scrubber(
         row = moving_row(np.stack(items)) if row is None else row
         slices = tuple(slice(x, row).image for x in items)
     return Scrubber(items, tuple(labels), fps, scale, loop, alt or "a slider", slices or (), start, not drawn)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Boxes, drawn by hand
+
+
+_CANVAS = """<canvas id="{key}" width="{width}" height="{height}" style="max-width:100%;cursor:crosshair;
+background:url({image});background-size:100% 100%;image-rendering:pixelated;touch-action:none"
+role="img" aria-label="{alt}"></canvas><script>(() => {{
+  const canvas = document.getElementById("{key}"), g = canvas.getContext("2d"), w = canvas.width, h = canvas.height;
+  const area = () => document.querySelector(".{key} textarea"), lines = () => (area()?.value || "").split("\\n");
+  const numbers = line => line.trim().split(/[\\s,]+/).map(Number);
+  const rows = () => lines().map(numbers).filter(b => b.length == 4 && b.every(isFinite));
+  let from = null;
+  const draw = extra => {{
+    g.clearRect(0, 0, w, h); g.lineWidth = 2; g.strokeStyle = "{colour}";
+    for (const [a, b, c, d] of extra ? [...rows(), extra] : rows())
+      g.strokeRect(a * w, b * h, (c - a) * w, (d - b) * h);
+  }};
+  const write = boxes => {{
+    const text = area();
+    if (!text) return;
+    text.value = boxes.map(b => b.map(x => x.toFixed(3)).join(" ")).join("\\n");
+    for (const name of ["input", "change"]) text.dispatchEvent(new Event(name, {{bubbles: true}}));
+    draw();
+  }};
+  const at = e => {{
+    const r = canvas.getBoundingClientRect(), cut = x => Math.min(1, Math.max(0, x));
+    return [cut((e.clientX - r.left) / r.width), cut((e.clientY - r.top) / r.height)];
+  }};
+  const box = e => {{
+    const [x, y] = at(e);
+    return [Math.min(x, from[0]), Math.min(y, from[1]), Math.max(x, from[0]), Math.max(y, from[1])];
+  }};
+  canvas.addEventListener("pointerdown", e => {{ from = at(e); canvas.setPointerCapture(e.pointerId); }});
+  canvas.addEventListener("pointermove", e => {{ if (from) draw(box(e)); }});
+  canvas.addEventListener("pointerup", e => {{
+    const b = box(e); from = null;
+    if (b[2] - b[0] > 0.02 && b[3] - b[1] > 0.02) write([...rows(), b]); else draw(); }});
+  canvas.addEventListener("dblclick", () => write(rows().slice(0, -1)));
+  document.addEventListener("input", e => {{ if (e.target === area()) draw(); }});
+  const wait = setInterval(() => {{ if (area()) {{ clearInterval(wait); draw(); }} }}, 200);
+}})();</script>"""
+
+
+def read_boxes(text: str) -> list:
+    """Lines of four numbers, "x0 y0 x1 y1" in [0, 1] -> [(x0, y0, x1, y1)], far ones (whose foot is higher up) first.
+
+    ValueError that names the line, if it is no box.
+    """
+    boxes = []
+    for number, line in enumerate(text.strip().splitlines(), 1):
+        try:
+            x0, y0, x1, y1 = (float(word) for word in line.replace(",", " ").split())
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"line {number}, {line.strip()!r}, is no box: give four numbers x0 y0 x1 y1 in [0, 1], "
+                             "left of right and top above bottom, such as 0.5 0.4 0.6 0.6") from None
+        boxes.append((x0, y0, x1, y1))
+    return sorted(boxes, key=lambda box: box[3])
+
+
+def draw_boxes(frame, boxes=(), scale: int = 4):
+    """Draw boxes on a frame (`c h w`) with the mouse; a double click takes the last one away. Needs a kernel.
+
+    Below the frame they stand as text, a line each, to be corrected or typed by those who cannot draw. -> that text
+    field, an ipywidgets Textarea: `read_boxes(field.value)` gives them.
+    """
+    import ipywidgets
+    from IPython.display import HTML, display
+
+    image = pixels(torch.as_tensor(frame)[None])[0, 0]
+    text = "\n".join(" ".join(f"{x:g}" for x in box) for box in boxes)
+    key = "vldm-" + uuid.uuid4().hex[:12]  # the script finds its text field by this name
+    field = ipywidgets.Textarea(text, description="boxes", placeholder="x0 y0 x1 y1, one box a line", rows=4)
+    field.layout.width = f"{image.shape[1] * scale}px"
+    field.add_class(key)
+    page = _CANVAS.format(key=key, width=image.shape[1] * scale, height=image.shape[0] * scale, colour=COLOURS[1],
+                          image=uri(encode_image(image), "png"), alt="a frame to draw boxes on")
+    display(HTML(page), field)
+    return field
 
 
 # ---------------------------------------------------------------------------------------------------------------------
