@@ -245,7 +245,7 @@ make the same noise a film.</p>
 <p>Both films are <em>[[hero_name]]</em>, and both began as the same [[frames]] frames of noise. The
 <b>image model</b> (alpha&nbsp;=&nbsp;1) draws each frame for itself: every one a plausible picture, and no film. The
 <b>video model</b> lets the frames see one another: wall and body hold still, and the arms move on. These are small
-models, trained for one to two hours each on a processor; where arms move fast, one may still shake.</p>
+models, trained for one to three hours each on a processor; look for an arm that still shakes.</p>
 <p>The picture to the right of each film is its <b>x-t slice</b>: the row of pixels under the dashed line, followed over
 time, which runs downwards. Frames that know nothing of one another make it static, with a jump at every step. What
 stands still makes upright lines; what moves makes slanted ones. The number is how much a pixel changes, on average,
