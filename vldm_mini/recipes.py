@@ -288,19 +288,20 @@ def drop_labels(labels, classes, generators, p=LABEL_DROP):
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages 2 and 3: eq. (1) on frames, eq. (2) on clips. The same loss: a frame is a clip of one.
 
-# MINI: logit-normal tau (Esser et al. 2024): of a frame, person, place and pose are decided there, above and below
-# little is; of a clip, what shakes or does not is decided a little lower
-TAU_SPREAD, TAU_FRAMES, TAU_CLIPS = 1.0, 0.5, 0.0
+# MINI: logit-normal tau (Esser et al. 2024), (middle, spread): of a frame, person, place and pose are decided at the
+# middle, above and below little is. Of a clip much is decided lower down: what is left of a little noise in each frame,
+# if it is not the same in all of them, is a film that shakes. With the distribution of frames it shook twice as much
+TAU_FRAMES, TAU_CLIPS = (0.5, 1.0), (-0.8, 1.5)
 
 
-def draw_tau(generators, samples, batch, middle=TAU_FRAMES):
-    """One tau a sample, (b,) long: tau = 1000 sigmoid(middle + n), n normal. At 0.5, two in three lie in 378 to 818.
+def draw_tau(generators, samples, batch, middle=TAU_FRAMES[0], spread=TAU_FRAMES[1]):
+    """One tau a sample, (b,) long: tau = 1000 sigmoid(middle + spread n), n normal.
 
     MINI: strata. Sample i's n lies in the i-th of `batch` equally likely parts of the normal distribution, so that each
     tau is as likely as before, and every batch has all noise levels: less noise in the gradient.
     """
     u = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) + i for g, i in zip(generators, samples)]) / batch
-    tau = SCHEDULE.num_steps * torch.sigmoid(middle + TAU_SPREAD * torch.special.ndtri(u))
+    tau = SCHEDULE.num_steps * torch.sigmoid(middle + spread * torch.special.ndtri(u))
     return tau.long().clamp(max=SCHEDULE.num_steps - 1)
 
 
@@ -315,7 +316,7 @@ def diffusion_loss(model, found, frames, stride, settings, boxes=False):
         z, labels = clips_at(found, windows)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
-        tau = draw_tau(draw, samples, settings.batch, TAU_FRAMES if frames == 1 else TAU_CLIPS).to(z.device)
+        tau = draw_tau(draw, samples, settings.batch, *(TAU_FRAMES if frames == 1 else TAU_CLIPS)).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         told = dict(concat=boxes_at(found, windows, draw, *z.shape[2:])) if boxes else {}
         each = denoising_loss(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **told), z, tau, eps, PREDICTION)
