@@ -1,7 +1,7 @@
 """From a folder of weights to films: what is asked for, how many, from which noise, through which alpha."""
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -149,6 +149,15 @@ def test_temporal_guidance_goes_on_from_the_image_model_past_the_video_model(mod
     assert torch.allclose(make(motion=0), image, atol=1e-4) and not torch.allclose(video, image, atol=1e-2)
     assert torch.equal(make(alpha=1, motion=3), image)                                  # nothing to guide there
     assert torch.equal(make(), make(motion=model.config.motion))
+
+
+def test_temporal_guidance_ends_where_the_config_says(model, bend):
+    make = lambda above, motion: VideoLDM(model.autoencoder, model.theta, model.layers,                 # noqa: E731
+                                          replace(model.config, motion_above=above)).latents(
+                                              bend, seed=2, steps=4, scale=1, motion=motion)
+    one, two = make(200, 1), make(200, 2)
+    assert not torch.allclose(one, two, atol=1e-2) and torch.equal(make(999, 2), one)   # of 999, 749, 499, 249 none
+    assert torch.equal(make(248, 2), two) and not torch.equal(make(249, 2), two)
 
 
 def test_the_same_noise_can_be_given_by_hand(model, bend):

@@ -15,6 +15,7 @@ from vldm_mini.pipeline import BoxImageLDM, VideoLDM, box_map
 from vldm_mini.recipes import (
     DRIVING,
     SIZES,
+    STEADY,
     Latents,
     boxes_at,
     clips_at,
@@ -23,6 +24,7 @@ from vldm_mini.recipes import (
     draw_windows,
     drop_labels,
     settings_for,
+    unsteadiness,
 )
 from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
 from vldm_mini.training import Record, Settings, rng
@@ -278,18 +280,38 @@ def test_temporal_layers_learn_one_clip_far_better_than_the_trivial_answer():
         optimizer.step()
     with torch.no_grad():
         nothing = diffusion_loss(lambda z, tau, labels: torch.zeros_like(z), films, 4, 1, Settings(steps=40, batch=40))
-        ours, trivial = (float(each(1000, range(40))[0]) for each in (judged, nothing))
+        ours, trivial = (float(each(1000, range(40))[1]["loss"].mean()) for each in (judged, nothing))
     assert trivial == pytest.approx(1, abs=0.15) and ours < 0.6 * trivial, (ours, trivial)
 
 
-def test_a_batch_has_all_noise_levels_and_each_is_as_likely_as_the_logit_normal_says():
-    draws = torch.stack([draw_tau([rng(0, step, i) for i in range(4)], range(4), 4) for step in range(500)])
-    # one of four strata a sample: between the quartiles of 1000 sigmoid(0.5 + n), n = -0.6745, 0, 0.6745
-    edges = torch.tensor([0, 456, 622, 763, 999])
+@pytest.mark.parametrize("middle, spread", [recipes.TAU_FRAMES, recipes.TAU_CLIPS])
+def test_a_batch_has_all_noise_levels_and_each_is_as_likely_as_the_logit_normal_says(middle, spread):
+    draws = torch.stack([draw_tau([rng(0, step, i) for i in range(4)], range(4), 4, middle, spread)
+                         for step in range(500)])
+    # one of four strata a sample: between the quartiles of 1000 sigmoid(middle + spread n), n = -0.6745, 0, 0.6745
+    edges = (1000 * torch.sigmoid(middle + spread * torch.tensor([-torch.inf, -0.6745, 0, 0.6745, torch.inf]))).long()
     assert ((draws >= edges[:-1]) & (draws <= edges[1:])).all()
     logits = ((draws.double() + 0.5) / 1000).logit()
-    assert float(logits.mean()) == pytest.approx(0.5, abs=0.02) and float(logits.std()) == pytest.approx(1, abs=0.03)
+    assert float(logits.mean()) == pytest.approx(middle, abs=0.02 * spread)
+    assert float(logits.std()) == pytest.approx(spread, rel=0.03)
     assert draws.min() >= 0 and draws.max() <= 999
+
+
+def test_an_error_that_all_frames_share_is_steady_and_one_that_details_have_counts_for_as_much_as_they_do():
+    shared = normal(2, 1, 4, 8, 8).expand(-1, 5, -1, -1, -1)
+    assert torch.equal(unsteadiness(shared), torch.zeros(2))
+    white = normal(8, 8, 4, 16, 16, seed=1)
+    assert STEADY * float(unsteadiness(white).mean()) == pytest.approx(float(white.square().mean()), rel=0.05)
+    flicker = normal(2, 5, 1, 1, 1, seed=2).expand(-1, -1, 4, 8, 8)
+    assert torch.allclose(unsteadiness(flicker), flicker.diff(dim=1).square().flatten(1).mean(1))
+
+
+def test_clips_pay_for_an_unsteady_error_and_frames_do_not():
+    films = Latents([normal(4, 4, 4, 4, seed=5).half()], torch.tensor([[]]).long(), (), 25.0)
+    nothing = lambda z, tau, labels: torch.zeros_like(z)                                                # noqa: E731
+    for frames in (1, 4):
+        total, logs = diffusion_loss(nothing, films, frames, 1, Settings(steps=1, batch=8))(0, range(8))
+        assert (float(total) > 1.2 * float(logs["loss"].mean())) == (frames > 1)
 
 
 def test_training_that_starts_from_weights_goes_on_from_them(run, films, tmp_path):

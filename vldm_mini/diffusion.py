@@ -101,11 +101,16 @@ def to_eps(schedule, z, y, tau, prediction="v"):
     return y if prediction == "eps" else (z - alpha_tau * y) / sigma_tau
 
 
+def denoising_error(schedule, denoise, x, tau, eps, prediction="v"):
+    """y - f_theta(z_tau; c, tau): by how much the prediction is off. x, eps (b, ...), tau (b,) -> (b, ...)."""
+    y = denoise(add_noise(schedule, x, eps, tau), tau)
+    return target(schedule, x, eps, tau, prediction) - y.float()
+
+
 def denoising_loss(schedule, denoise, x, tau, eps, prediction="v"):
     """Eq. (1): mean squared error of the prediction, one value a sample. x, eps (b, ...), tau (b,) -> (b,)."""
-    y = denoise(add_noise(schedule, x, eps, tau), tau)
     # || y - f_theta(z_tau; c, tau) ||^2                                                          paper, eq. (1)
-    return (target(schedule, x, eps, tau, prediction) - y.float()).square().flatten(1).mean(1)
+    return denoising_error(schedule, denoise, x, tau, eps, prediction).square().flatten(1).mean(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
