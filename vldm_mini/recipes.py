@@ -155,7 +155,7 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
             return None
         return hinge_critic_loss(critic(last["real"]), critic(last["fake"])), {}
 
-    record = train(folder, settings, [Player("autoencoder", model, loss), Player("critic", critic, critic_loss, 0.5)],
+    record = train(folder, settings, [Player("autoencoder", model, loss, muon=True), Player("critic", critic, critic_loss, 0.5)],
                    resume=resume)
     model.config = unit_variance(model, frames[:: max(1, len(frames) // 512)])
     psnr = reconstruction_psnr(model, held_out or clips)
