@@ -89,7 +89,8 @@ class Drive:
     def labels(self, boxes=None):
         """Of each frame the light (0 day, 1 night) and the cars in sight, no more than MOST_CARS: long (t, 2)."""
         cars = [min(len(some), MOST_CARS) for some in (self.boxes if boxes is None else boxes)]
-        return torch.tensor([(int(self.scene.night), n) for n in cars])
+        night = int(self.scene.night)
+        return torch.tensor([(night, n) for n in cars])
 
 
 def clips(split, n, length=16, height=64, first=0):
