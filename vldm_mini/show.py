@@ -575,7 +575,8 @@ def losses(record, levels: bool = False, ax=None, smooth: int = 1, label: str = 
         ax.plot(step[k - 1 :], mean, color=colour, label=f"{label} {name}".strip())
     ax.set(xlabel="step", ylabel="loss", yscale="log")
     ax.grid(alpha=0.3)
-    ax.legend(loc="best", fontsize=7, ncols=2 if len(curves) > 5 else 1)
+    beside = dict(loc="center left", bbox_to_anchor=(1, 0.5)) if len(curves) > 5 else dict(loc="best")
+    ax.legend(fontsize=7, **beside)
     return ax
 
 
