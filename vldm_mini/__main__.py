@@ -67,6 +67,7 @@ def test(args):
     import pytest
 
     os.chdir(ROOT)
+    os.environ.setdefault("VLDM_SIZE", "xs")                      # of one notebook too, which tests/conftest.py does not see
     books = ["notebooks"] if any(Path("notebooks").glob("*.ipynb")) else []
     options = [*NBVAL, "--nbval-sanitize-with=tests/nbval_sanitize.cfg"]
     chosen = [word for word in args.extra if not word.startswith("-") and Path(word.partition("::")[0]).exists()]
