@@ -164,11 +164,31 @@ def ddim(schedule, denoise, z, times, prediction="v", eta=0.0, generator=None, p
 
 def guided(denoise_cond, denoise_null, scale):
     """Classifier-free guidance: scale 0 ignores the condition, 1 obeys it, above 1 exaggerates it."""
-    if scale == 1:
-        return denoise_cond
+    return guided_along([denoise_null, denoise_cond], [scale])
+
+
+def guided_along(denoisers, scales):
+    """Guidance along a chain: each denoiser is told more than the one before, and each step has its own scale.
+
+    Told nothing, told labels, told labels and context: the paper's eq. (4) together with guidance by labels. A denoiser
+    whose share in the sum is zero is never asked.
+    """
+    if len(denoisers) != len(scales) + 1:
+        raise ValueError(f"{len(denoisers)} denoisers have {len(denoisers) - 1} steps, got {len(scales)} scales")
+    denoisers, scales = list(denoisers), list(scales)
+    while scales and scales[0] == 1:                                      # f_0 + (f_1 - f_0) is f_1
+        denoisers, scales = denoisers[1:], scales[1:]
+    for i in reversed(range(1, len(scales))):
+        if scales[i] == scales[i - 1]:                                    # w (f_1 - f_0) + w (f_2 - f_1): no f_1 in it
+            del denoisers[i], scales[i]
+    if not scales:
+        return denoisers[0]
 
     def denoise(z, tau):
-        y_null = denoise_null(z, tau)
-        # y = f(null) + w (f(cond) - f(null))                                       Ho & Salimans 2022, eq. (6)
-        return y_null + scale * (denoise_cond(z, tau) - y_null)
+        y = told = denoisers[0](z, tau)
+        for more, scale in zip(denoisers[1:], scales):
+            # y = f(null) + w (f(cond) - f(null))               Ho & Salimans 2022, eq. (6); paper, eq. (4)
+            before, told = told, more(z, tau)
+            y = y + scale * (told - before)
+        return y
     return denoise

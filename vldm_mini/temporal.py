@@ -26,6 +26,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from .blocks import Attention, FeedForward, ResBlock, SpatialAttention, sinusoidal_embedding, zero_init
+from .context import LearnedDownsampling
 from .weights import CARD, CONFIG, WEIGHTS, load_into, load_tensors, save_tensors, write_text
 
 
@@ -37,6 +38,7 @@ class Clip:
     emb: torch.Tensor | None = None           # (b, t, e) the backbone's embedding of tau (and labels)
     text: torch.Tensor | None = None          # (b, l, d) text tokens, one prompt a clip
     context: torch.Tensor | None = None       # (b, c + 1, t, h, w) c_S and nothing else (paper, section 3.2)
+    regime: torch.Tensor | None = None        # (b,) long: which of several regimes (paper, section 3.3)
     mask: torch.Tensor | None = None          # (t, t) bool, True where frame i may look at frame j
     image: bool = False                       # image mode: temporal layers are skipped
     state: Any = None                         # whatever a layer keeps from one window to the next
@@ -50,6 +52,8 @@ class Place:
     channels: int
     emb_channels: int | None = None           # width of clip.emb here; None where the backbone has none (a decoder)
     text_channels: int | None = None
+    context_channels: int | None = None       # c + 1 where c_S can be told
+    regimes: int = 0                          # of how many regimes one is told; 0: none
     heads: int = 1
     groups: int = 32
     ff_mult: int = 4
@@ -75,21 +79,28 @@ class TemporalConv(nn.Module):
     """Residual block of convolutions over time (paper, Fig. 4, "Conv3D layer"). (b c t h w) -> (b c t h w).
 
     MINI: group norm pools its statistics over all frames, as SVD's does: frame 3 shifts frame 0 even before the
-    convolution, and a chunk of a film is not the film's chunk.
+    convolution, and a chunk of a film is not the film's chunk. MINI: c_S is added before the block's own skip, so that
+    it has a gradient at step one; the skip of the mix is the pure z (Fig. 4). The regime is added beside tau.
     """
 
     def __init__(self, place):
         super().__init__()
         c = place.channels
+        self.context = LearnedDownsampling(place.context_channels, c) if place.context_channels else None
         self.norm1, self.conv1 = nn.GroupNorm(place.groups, c), TimeConv(c)
         self.emb = nn.Linear(place.emb_channels, c) if place.emb_channels else None
+        self.regime = zero_init(nn.Embedding(place.regimes, c)) if place.regimes else None
         self.norm2, self.conv2 = nn.GroupNorm(place.groups, c), zero_init(TimeConv(c))
 
     def forward(self, z, clip):
+        if clip.context is not None and self.context is not None:
+            z = z + self.context(clip.context, *z.shape[3:])
         skip = z
         z = self.conv1(F.silu(self.norm1(z)))
         if self.emb is not None:
             z = z + rearrange(self.emb(F.silu(clip.emb)), "b t c -> b c t 1 1")
+        if self.regime is not None and clip.regime is not None:
+            z = z + self.regime(clip.regime)[:, :, None, None, None]
         z = self.conv2(F.silu(self.norm2(z)))
         return z + skip
 
@@ -231,6 +242,16 @@ class TemporalLayers(nn.Module):
         finally:
             self.clip = None
 
+    def accept(self, clip):
+        """Raises ValueError for a clip that tells what these layers cannot hear, or not in the right shape."""
+        for name, option in (("context", "context_channels"), ("regime", "regimes")):
+            if getattr(clip, name) is not None and not self.settings["options"].get(option):
+                raise ValueError(f"these temporal layers take no {name}: insert them with {option}=...")
+        if clip.context is not None and (clip.context.shape[1:3] != (self.settings["options"]["context_channels"],
+                                                                     clip.frames)):
+            raise ValueError(f"context is (b, c + 1, t, h, w), here with {self.settings['options']['context_channels']} "
+                             f"channels and {clip.frames} frames, got {tuple(clip.context.shape)}")
+
     def alphas(self):
         """{name of the spatial layer: alpha, averaged where there are several}, in the order of the network."""
         return {name: float(mix.alpha.detach().mean()) for name, mix in self.mixes.items()}
@@ -281,11 +302,24 @@ def _name(make):
 def insert(backbone, conv=TemporalConv, attention=TemporalAttention, alpha=0.5, per="scalar", **options):
     """Put temporal layers into an image backbone -> TemporalLayers. Fresh ones change nothing, to the bit.
 
-    conv, attention: classes made as `make(place)`, or None for none. options: text_channels, ff_mult, ff_in (Place).
+    conv, attention: classes made as `make(place)`, or None for none. options: text_channels, context_channels, regimes,
+    ff_mult, ff_in (Place).
     Backbones: our UNet and Decoder, diffusers' UNet2DConditionModel. The backbone's keys stay as they were.
     """
     layers = TemporalLayers(backbone, conv, attention, alpha, per, options)
     return layers.to(next(backbone.parameters()).device)
+
+
+def grow(layers, backbone, **options):
+    """The same layers with room for more (context_channels, regimes), which starts at zero and changes nothing.
+
+    The old ones are taken off the backbone. -> TemporalLayers.
+    """
+    layers.remove()
+    old = layers.settings
+    conv, attention = ((*layers.classes, None, None)[:2] if old["conv"] else (None, *layers.classes))
+    grown = insert(backbone, conv, attention, old["alpha"], old["per"], **(old["options"] | options))
+    return load_into(grown, grown.state_dict() | layers.state_dict())
 
 
 def temporal_parameters(layers):
@@ -304,14 +338,15 @@ class VideoModel(nn.Module):
         super().__init__()
         self.backbone, self.layers = backbone, layers
 
-    def forward(self, z, tau=None, *, image=False, text=None, positions=None, mask=None, context=None, state=None,
-                **cond):
+    def forward(self, z, tau=None, *, image=False, text=None, positions=None, mask=None, context=None, regime=None,
+                state=None, **cond):
         if z.ndim != 5:
             raise ValueError(f"a video model takes clips (b, t, c, h, w), got {tuple(z.shape)}")
         b, t = z.shape[:2]
         fold = lambda x: repeat(x, "b ... -> (b t) ...", t=t) if torch.is_tensor(x) else x              # noqa: E731
         text = cond.get("encoder_hidden_states") if text is None else text
-        clip = Clip(t, positions, None, text, context, mask, image, state)
+        clip = Clip(t, positions, None, text, context, regime, mask, image, state)
+        self.layers.accept(clip)
         args = () if tau is None else (fold(tau.expand(b)),)
         with self.layers.watching(clip):
             y = self.backbone(rearrange(z, "b t c h w -> (b t) c h w"), *args, **{k: fold(x) for k, x in cond.items()})

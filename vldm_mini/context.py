@@ -1,0 +1,85 @@
+"""Context: which frames of a clip are given, how the network is told them, and the windows of long films.
+
+Paper: section 3.2, 3.3, eq. (3), Fig. 4. A model that is told some frames of its clip makes the others: the first S of
+them given, it predicts; both ends given, it interpolates. Chapters 06 and 07 walk it. Knows no network but its own layer.
+"""
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from .blocks import zero_init
+
+
+def context_mask(frames, first=0, last=0):
+    """m_S: 1 on frames that are given, 0 on those to make -> (frames,) float.
+
+    None given: (0, 0). Prediction: the first S. Interpolation: the first one and the last one.
+    """
+    if first < 0 or last < 0 or first + last > frames:
+        raise ValueError(f"cannot give {first} first and {last} last of {frames} frames")
+    at = torch.arange(frames)
+    return ((at < first) | (at >= frames - last)).float()
+
+
+def context(z, mask, keep=None, eps=None):
+    """c_S = (m_S * z, m_S), channels beside channels. z (b t c h w) clean, mask (b t) -> (b c+1 t h w).
+
+    keep (b,), eps like z: noise augmentation, c_S = m_S * (keep z + sqrt(1 - keep^2) eps, keep).
+    MINI: the network is told how much noise there is by the mask itself: what is given counts `keep`, not 1.
+    """
+    if keep is None:
+        keep = torch.ones(len(z), device=z.device)
+    else:
+        keep = keep.to(z.dtype)
+        z = keep[:, None, None, None, None] * z + (1 - keep ** 2).sqrt()[:, None, None, None, None] * eps
+    mask = rearrange(mask.to(z), "b t -> b 1 t 1 1")
+    told = (mask * keep[:, None, None, None, None]).expand(-1, -1, -1, *z.shape[3:])
+    # c_S = (m_S o z, m_S)                                                                    paper, section 3.2
+    return torch.cat([mask * rearrange(z, "b t c h w -> b c t h w"), told], dim=1)
+
+
+class LearnedDownsampling(nn.Conv2d):
+    """c_S (b c+1 t h w), resized to the places of a layer, through a convolution of the layer's own (paper, Fig. 4).
+
+    MINI: mean of the places for the resizing, 3x3, added to what the layer sees. No bias and zeros at first: an
+    untrained c_S, a mask of zeros and no context at all are the same to the bit.
+    """
+
+    def __init__(self, context_channels, channels):
+        super().__init__(context_channels, channels, 3, padding=1, bias=False)
+        zero_init(self)
+
+    def forward(self, c, height, width):
+        frames = rearrange(c, "b c t h w -> (b t) c h w")
+        small = super().forward(F.adaptive_avg_pool2d(frames, (height, width)))
+        return rearrange(small, "(b t) c h w -> b c t h w", t=c.shape[2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Windows: which frames each call of a model is given, and which it makes. Pure functions; drawn without a model.
+
+def prediction_windows(frames, window, context=2):
+    """The rollout of section 3.2: frame 0 is there; then S = 1, then S = `context` -> [(given, made)], lists of frames.
+
+    Each frame but 0 is made exactly once; given frames exist already. The last window may make fewer than it could.
+    """
+    if not 1 <= context < window:
+        raise ValueError(f"a window of {window} frames can be given 1 to {window - 1} frames, got {context}")
+    windows, done = [], 1
+    while done < frames:
+        given = list(range(max(0, done - context), done))
+        made = list(range(done, min(frames, given[0] + window)))
+        windows.append((given, made))
+        done = made[-1] + 1
+    return windows
+
+
+def interpolation_windows(frames, factor=4):
+    """One pass of section 3.3 -> [(given, made)]: frame k becomes frame factor * k, factor - 1 between two of them.
+
+    n frames become factor * (n - 1) + 1.
+    """
+    if frames < 2 or factor < 2:
+        raise ValueError(f"interpolation needs two frames and a factor of at least 2, got {frames} and {factor}")
+    return [([factor * k, factor * (k + 1)], list(range(factor * k + 1, factor * (k + 1)))) for k in range(frames - 1)]
