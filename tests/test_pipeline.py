@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.tiny import AUTOENCODER, UNET, normal, shaken, tiny_unet
-from vldm_mini.autoencoder import Autoencoder
+from vldm_mini.autoencoder import Autoencoder, VideoDecoder
 from vldm_mini.diffusion import ddim, ddim_times, guided
 from vldm_mini.pipeline import PipelineConfig, VideoLDM, box_map
-from vldm_mini.temporal import insert
+from vldm_mini.temporal import grow, insert
 from vldm_mini.training import rng
 from vldm_mini.weights import write_text
 
@@ -205,3 +205,82 @@ def test_a_near_box_covers_a_far_one_and_boxes_that_touch_are_told_apart():
 def test_a_box_outside_the_picture_or_inside_out_is_refused(box):
     with pytest.raises(ValueError, match="a box is x0 y0 x1 y1 with 0 <= x0 < x1 <= 1"):
         box_map([box], 8, 8)
+
+
+# -- long films -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def long_model(folder, tmp_path_factory):
+    """The same folder with prediction, interpolation and temporal decoder beside, random weights all."""
+    whole = tmp_path_factory.mktemp("long") / "weights"
+    shutil.copytree(folder, whole)
+    for stage, options in (("prediction", {}), ("interpolation", {"regimes": 2})):
+        theta = tiny_unet()
+        shaken(grow(insert(theta, ff_mult=1, ff_in=False), theta, context_channels=5, **options), 0.2) \
+            .save_pretrained(whole / stage)
+    shaken(insert(Autoencoder(AUTOENCODER).decoder, attention=None), 0.1).save_pretrained(whole / "decoder")
+    return VideoLDM.from_pretrained(str(whole))
+
+
+def test_stages_that_are_not_there_are_asked_for_by_name(model, bend):
+    with pytest.raises(ValueError, match="hold no prediction; train it"):
+        list(model.rollout(bend, 6))
+    with pytest.raises(ValueError, match="hold no interpolation"):
+        model.interpolate(normal(1, 3, 4, 4, 4), bend, 0)
+
+
+def test_a_rollout_gives_as_many_frames_as_asked_part_by_part(long_model, bend):
+    labels = bend.repeat(2, 1)
+    parts = list(long_model.rollout(labels, 9, seed=3))
+    assert [part.shape[1] for part in parts] == [1, 3, 2, 2, 1]                          # T = 4: S = 1, then S = 2
+    whole = torch.cat(parts, dim=1)
+    assert torch.equal(torch.cat(list(long_model.rollout(labels, 9, seed=3)), dim=1), whole), "the same seed"
+    assert torch.allclose(torch.cat(list(long_model.rollout(bend, 9, seed=3)), dim=1), whole[:1], atol=1e-4), \
+        "a film does not depend on how many are made"
+    assert not torch.allclose(whole[0, 4:], whole[1, 4:], atol=1e-2)
+
+
+def test_a_rollout_hears_the_frame_it_is_told_and_two_more_than_one(long_model, bend):
+    first = normal(1, 2, 4, 4, 4)
+    a, b = (torch.cat(list(long_model.rollout(bend, 6, first=x)), dim=1) for x in (first, first.flip(1)))
+    assert torch.equal(a[:, :2], first) and not torch.allclose(a[:, 2:], b[:, 2:], atol=1e-3)
+    one = torch.cat(list(long_model.rollout(bend, 6, first=first, context=1)), dim=1)
+    same_last = torch.cat([normal(1, 1, 4, 4, 4, seed=9), first[:, 1:]], dim=1)
+    again = torch.cat(list(long_model.rollout(bend, 6, first=same_last, context=1)), dim=1)
+    assert torch.equal(one[:, 2:], again[:, 2:]), "S = 1 knows nothing of the frame before the last"
+
+
+def test_noise_on_the_context_is_told_and_changes_the_film(long_model, bend):
+    first = normal(1, 1, 4, 4, 4)
+    a, b = (torch.cat(list(long_model.rollout(bend, 4, first=first, augment=tau)), dim=1) for tau in (0, 200))
+    assert not torch.allclose(a, b)
+
+
+def test_interpolation_keeps_the_key_frames_or_gives_its_own_answer(long_model, bend):
+    z = normal(1, 3, 4, 4, 4)
+    pasted, own = (long_model.interpolate(z, bend, 0, paste=paste, steps=2) for paste in (True, False))
+    assert pasted.shape == own.shape == (1, 9, 4, 4, 4)
+    assert torch.equal(pasted[:, ::4], z) and not torch.allclose(own[:, ::4], z, atol=1e-2)
+    between = [k for k in range(9) if k % 4]
+    assert torch.equal(pasted[:, between], own[:, between])
+    assert not torch.allclose(long_model.interpolate(z, bend, 1, steps=2)[:, between], pasted[:, between], atol=1e-3)
+    assert torch.equal(long_model.interpolate(z, bend, 0, steps=2, batch=1), pasted) or \
+        torch.allclose(long_model.interpolate(z, bend, 0, steps=2, batch=1), pasted, atol=1e-4)
+
+
+def test_one_call_goes_from_noise_to_thirteen_frames_times_four(long_model, bend):
+    film = long_model.film(bend, seed=1)
+    assert film.shape == (1, 16 * (CONFIG.frames - 1) + 1, 3, 16, 16) and film.abs().max() <= 1
+
+
+def test_the_temporal_decoder_decodes_in_parts(long_model):
+    z = normal(1, 11, 4, 4, 4)
+    with torch.no_grad():
+        whole = long_model.decoder(z)
+        parts = list(long_model.decoder.chunks(z, frames=4, overlap=3))
+        assert [part.shape[1] for part in parts] == [4, 4, 3] and torch.cat(parts, 1).shape == whole.shape
+        assert torch.equal(torch.cat(list(long_model.decoder.chunks(z, frames=11)), 1), whole)
+        plain = VideoDecoder(long_model.autoencoder)(z)
+    assert not torch.allclose(whole, plain, atol=1e-3)
+    with pytest.raises(ValueError, match="at least one frame"):
+        next(long_model.decoder.chunks(z, frames=0))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from .blocks import Downsample, ResBlock, Upsample, group_norm
+from .temporal import VideoModel
 from .weights import Pretrained
 
 
@@ -107,18 +109,60 @@ class Autoencoder(Pretrained, nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The temporal decoder (paper, section 3.1.1): the same decoder with temporal layers put in; the encoder knows of none.
+
+class VideoDecoder(nn.Module):
+    """Latents of a film (b t c h w) -> the film (b t 3 fh fw), about [-1, 1].
+
+    layers: TemporalLayers put into autoencoder.decoder; None: frame by frame.
+    """
+
+    def __init__(self, autoencoder, layers=None):
+        super().__init__()
+        self.autoencoder, self.layers = autoencoder, layers
+        self.net = VideoModel(autoencoder.decoder, layers) if layers else None
+
+    def forward(self, z):
+        if self.net is None:
+            x = self.autoencoder.decode(rearrange(z, "b t c h w -> (b t) c h w"))
+            return rearrange(x, "(b t) c h w -> b t c h w", t=z.shape[1])
+        config = self.autoencoder.config
+        return self.net(z / config.scale + config.shift)
+
+    def chunks(self, z, frames=8, overlap=4):
+        """The film in parts of `frames` frames, one after another; memory does not grow with its length.
+
+        Each part is decoded with `overlap` frames more on both sides, where there are any. Group norms see the part
+        and not the film, so that a part is not exactly the film's; the more overlap, the nearer.
+        """
+        if frames < 1 or overlap < 0:
+            raise ValueError(f"a part has at least one frame and no negative overlap, got {frames} and {overlap}")
+        for start in range(0, z.shape[1], frames):
+            first, stop = max(0, start - overlap), start + frames
+            yield self(z[:, first:stop + overlap])[:, start - first:][:, :frames]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The critic: real or decoded, judged patch by patch (Isola et al. 2017; Esser et al. 2021).
 
 class PatchCritic(nn.Sequential):
-    """Frames (b 3 h w) -> one score a patch (b 1 h' w'), higher for real."""
+    """Frames (b 3 h w) -> one score a patch (b 1 h' w'), higher for real.
 
-    def __init__(self, channels=32, layers=3):
-        parts, c_in = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(0.2)], channels
+    dims=3: the critic of the temporal decoder (paper, section 3.1.1), clips (b 3 t h w) -> (b 1 t h' w'). Kernels are
+    three frames deep and keep their number: with three layers and the last one a score has seen nine frames.
+    """
+
+    def __init__(self, channels=32, layers=3, dims=2):
+        def conv(c_in, c_out, stride=2, **how):
+            if dims == 2:
+                return nn.Conv2d(c_in, c_out, 4, stride, 1, **how)
+            return nn.Conv3d(c_in, c_out, (3, 4, 4), (1, stride, stride), 1, **how)
+        parts, c_in = [conv(3, channels), nn.LeakyReLU(0.2)], channels
         for i in range(1, layers):
             c = channels * 2 ** i
-            parts += [nn.Conv2d(c_in, c, 4, 2, 1, bias=False), group_norm(c), nn.LeakyReLU(0.2)]
+            parts += [conv(c_in, c, bias=False), group_norm(c), nn.LeakyReLU(0.2)]
             c_in = c
-        super().__init__(*parts, nn.Conv2d(c_in, 1, 4, 1, 1))
+        super().__init__(*parts, conv(c_in, 1, stride=1))
 
 
 def hinge_critic_loss(real, fake):

@@ -12,9 +12,8 @@ from torch import nn
 
 def zero_init(layer):
     """The last layer of a branch starts at zero, so that the branch starts by adding nothing."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 

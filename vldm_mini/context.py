@@ -1,7 +1,7 @@
 """Context: which frames of a clip are given, how the network is told them, and the windows of long films.
 
 Paper: section 3.2, 3.3, eq. (3), Fig. 4. A model that is told some frames of its clip makes the others: the first S of
-them given, it predicts; both ends given, it interpolates. Chapters 06 and 07 walk it. Knows no network but its own layer.
+them given, it predicts; both ends given, it interpolates. Chapters 06 and 07 walk it.
 """
 import torch
 import torch.nn.functional as F
@@ -59,14 +59,14 @@ class LearnedDownsampling(nn.Conv2d):
 # ---------------------------------------------------------------------------------------------------------------------
 # Windows: which frames each call of a model is given, and which it makes. Pure functions; drawn without a model.
 
-def prediction_windows(frames, window, context=2):
+def prediction_windows(frames, window, context=2, done=1):
     """The rollout of section 3.2: frame 0 is there; then S = 1, then S = `context` -> [(given, made)], lists of frames.
 
-    Each frame but 0 is made exactly once; given frames exist already. The last window may make fewer than it could.
+    Each frame but the `done` first is made exactly once; given ones exist already. The last window may make fewer.
     """
-    if not 1 <= context < window:
-        raise ValueError(f"a window of {window} frames can be given 1 to {window - 1} frames, got {context}")
-    windows, done = [], 1
+    if not 1 <= context < window or done < 1:
+        raise ValueError(f"a window of {window} frames can be given 1 to {window - 1} frames, got {context} of {done}")
+    windows = []
     while done < frames:
         given = list(range(max(0, done - context), done))
         made = list(range(done, min(frames, given[0] + window)))

@@ -4,7 +4,10 @@
     film = model.generate(model.labels(action="bend", person=2), frames=8, seed=0)       # (1 8 3 64 64) in [-1, 1]
     frames = model.generate(..., alpha=1)                                                # the image model, same noise
 
-Chapters 00 and 04 walk it. Key frames only, so far: no prediction, no interpolation, no upsampling.
+    for part in model.rollout(labels, frames=500): ...                                    # section 3.2, without end
+    film = model.film(labels)                                                             # 8 key frames to 113 frames
+
+Chapters 00, 04, 06 and 07 walk it. No upsampling, so far.
 """
 from dataclasses import dataclass
 
@@ -12,8 +15,9 @@ import torch
 from einops import rearrange
 
 from . import machine
-from .autoencoder import Autoencoder
-from .diffusion import Schedule, ddim, ddim_times, guided
+from .autoencoder import Autoencoder, VideoDecoder
+from .context import context, context_mask, prediction_windows
+from .diffusion import Schedule, ddim, ddim_times, guided, guided_along
 from .temporal import TemporalLayers, VideoModel
 from .training import rng
 from .unet import UNet
@@ -34,25 +38,43 @@ class PipelineConfig:
     motion: float = 2.0                       # temporal guidance; 1: none, at two thirds of the cost
     motion_above: int = 200                   # tau below which there is none: little is left to decide, much to shake
     eta: float = 1.0                          # new noise at each step: 0 none, 1 as much as DDPM
+    guidance: float = 1.5                     # context guidance, s of eq. (4); 1: none
+
+
+# the stages that a folder of weights may hold beside the first three
+TOLD = ("prediction", "interpolation")
 
 
 class VideoLDM:
-    """Autoencoder, image backbone theta and temporal layers phi. `generate` makes films, (b t 3 h w) in [-1, 1]."""
+    """Autoencoder, image backbone theta and temporal layers phi. `generate` makes films, (b t 3 h w) in [-1, 1].
 
-    def __init__(self, autoencoder, theta, layers, config):
+    told: {"prediction" or "interpolation": temporal layers of their own on the same theta}; decoder: temporal layers of
+    the decoder. Each stage can be called alone.
+    """
+
+    def __init__(self, autoencoder, theta, layers, config, told=None, decoder=None):
         self.autoencoder, self.theta, self.layers, self.config = autoencoder, theta, layers, config
         self.model, self.schedule = VideoModel(theta, layers), Schedule.linear()
+        self.told = {stage: VideoModel(theta, phi) for stage, phi in (told or {}).items()}
+        self.decoder = VideoDecoder(autoencoder, decoder)
         self.device = next(theta.parameters()).device
 
     @classmethod
     def from_pretrained(cls, name, device=None):
-        """name: shipped weights ("actions"), or a folder with autoencoder, image, temporal and config.json."""
+        """name: shipped weights ("actions"), or a folder with autoencoder, image, temporal and config.json.
+
+        prediction, interpolation and decoder are taken along where they are there.
+        """
         folder, device = shipped(name), device or machine.device()
         config = load_config(PipelineConfig, folder / CONFIG)
         autoencoder = Autoencoder.from_pretrained(folder / "autoencoder").to(device)
         theta = UNet.from_pretrained(folder / "image").to(device)
         layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
-        return cls(autoencoder, theta, layers, config)
+        told = {stage: TemporalLayers.from_pretrained(folder / stage, theta).to(device)
+                for stage in TOLD if (folder / stage).is_dir()}
+        decoder = TemporalLayers.from_pretrained(folder / "decoder", autoencoder.decoder).to(device) \
+            if (folder / "decoder").is_dir() else None
+        return cls(autoencoder, theta, layers, config, told, decoder)
 
     def labels(self, **asked):
         """Words or numbers -> labels (1, n): labels(action="bend", person=2). What is not asked is the null label."""
@@ -115,11 +137,85 @@ class VideoLDM:
             self.layers.set_alpha(None)
 
     @torch.no_grad()
+    def told_latents(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, motion=1.0,
+                     augment=0, steps=None, eta=None):
+        """One window of a stage that is told frames: noise (b t c h w) -> latents like it.
+
+        known (b t c h w): clean latents where mask (b t) is 1. guidance: s of eq. (4). augment: tau of the noise that
+        is put on what is given (and told). What comes out at given frames is the network's own answer, nothing pasted.
+        """
+        if stage not in self.told:
+            raise ValueError(f"these weights hold no {stage}; train it: python -m vldm_mini train {stage}, "
+                             "or use weights that have it")
+        model = self.told[stage]
+        keep = self.schedule.alpha_tau[augment].expand(len(known)).to(known) if augment else None
+        eps = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known) if augment else None
+        c = context(known, mask, keep, eps)
+        ask = lambda **how: lambda z, tau: model(z, tau, labels=labels, **how)                          # noqa: E731
+        full, plain, image = ask(context=c, regime=regime), ask(regime=regime), ask(image=True)
+        alone = guided(full, plain, guidance)
+        both = guided_along([image, plain, full], [motion, guidance])
+        denoise = lambda z, tau: (both if int(tau[0]) > self.config.motion_above else alone)(z, tau)    # noqa: E731
+        times = ddim_times(self.config.steps if steps is None else steps)
+        return ddim(self.schedule, denoise, noise, times, "v", self.config.eta if eta is None else eta, generators)
+
+    def rollout(self, labels, frames, seed=0, first=None, context=2, guidance=None, motion=None, augment=0, steps=None,
+                progress=None):
+        """A film without end (section 3.2), as a generator of latents (b n c h w), each part as soon as it is made.
+
+        The image model gives frame one, S = 1 the first window, S = `context` all others. first: (b n c h w), what
+        there is already, in place of the image model's frame. Nothing is kept but the last frames: memory is constant.
+        labels (b, n); progress wraps the list of windows (tqdm, say).
+        """
+        b, size = len(labels), self.config.frames
+        z = self.latents(labels, frames=1, alpha=1, seed=seed, steps=steps) if first is None else first
+        yield z
+        how = dict(guidance=self.config.guidance if guidance is None else guidance, augment=augment, steps=steps,
+                   motion=self.config.motion if motion is None else motion)
+        windows = prediction_windows(frames, size, context, done=z.shape[1])
+        for given, made in progress(windows) if progress else windows:
+            generators = [rng(seed, 2 + made[0], i) for i in range(b)]
+            noise = torch.stack([torch.randn(size, *z.shape[2:], generator=g) for g in generators]).to(z)
+            known = torch.cat([z[:, -len(given):], torch.zeros_like(noise)[:, len(given):]], dim=1)
+            mask = context_mask(size, len(given)).expand(b, -1)
+            made_z = self.told_latents("prediction", labels, known, mask, noise, generators, **how)
+            new = made_z[:, len(given):][:, :len(made)]
+            yield new
+            z = torch.cat([z, new], dim=1)[:, -max(2, context):]
+
+    def interpolate(self, z, labels, regime, seed=0, steps=10, motion=1.0, batch=8, paste=True):
+        """T to 4T (regime 0) or 4T to 16T (regime 1), section 3.3: latents (b n c h w) -> (b 4(n - 1) + 1 c h w).
+
+        paste: given frames stay what they are; else they too are the network's answer (the earlier window's).
+        """
+        b, n = z.shape[:2]
+        ends = torch.stack([z[:, :-1], z[:, 1:]], dim=2).flatten(0, 1)                          # (b (n-1)) 2 c h w
+        there = labels.repeat_interleave(n - 1, 0)
+        out = []
+        for at, (part, some) in enumerate(zip(ends.split(batch), there.split(batch))):
+            generators = [rng(seed, 1_000_000 + regime, at * batch + i) for i in range(len(part))]
+            noise = torch.stack([torch.randn(5, *z.shape[2:], generator=g) for g in generators]).to(z)
+            known = torch.cat([part[:, :1], torch.zeros_like(noise)[:, 1:4], part[:, 1:]], dim=1)
+            told = torch.full((len(part),), regime, device=z.device)
+            out.append(self.told_latents("interpolation", some, known, context_mask(5, 1, 1).expand(len(part), -1),
+                                         noise, generators, regime=told, motion=motion, steps=steps, eta=0.0))
+        windows = rearrange(torch.cat(out), "(b n) t c h w -> b n t c h w", b=b)
+        body, end = (windows[:, :, :4], windows[:, -1:, 4]) if not paste else \
+            (torch.cat([z[:, :-1, None], windows[:, :, 1:4]], dim=2), z[:, -1:])
+        return torch.cat([body.flatten(1, 2), end], dim=1)
+
+    @torch.no_grad()
     def decode(self, z):
         """Latents (b t c h w) -> films (b t 3 h w) in [-1, 1], some frames at a time."""
-        flat = rearrange(z, "b t c h w -> (b t) c h w")
-        x = torch.cat([self.autoencoder.decode(part) for part in flat.split(32)])
-        return rearrange(x.clamp(-1, 1), "(b t) c h w -> b t c h w", t=z.shape[1])
+        parts = self.decoder.chunks(z) if self.decoder.net else self.decoder.chunks(z, 32, 0)
+        return torch.cat(list(parts), dim=1).clamp(-1, 1)
+
+    def film(self, labels, seed=0, progress=None, **how):
+        """Key frames, two passes of interpolation, temporal decoding: T = 8 becomes 113 frames, 16 times the rate."""
+        z = self.latents(labels, seed=seed, progress=progress, **how)
+        for regime in (0, 1):
+            z = self.interpolate(z, labels, regime, seed)
+        return self.decode(z)
 
     def generate(self, labels, **how):
         """Films (b t 3 h w) in [-1, 1] for labels (b, n); the arguments of `latents`."""

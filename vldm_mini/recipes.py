@@ -3,6 +3,9 @@
     python -m vldm_mini train autoencoder --data actions --size s       frames to latents           (chapter 03)
     python -m vldm_mini train image       --data actions --size s       theta, eq. (1)              (chapter 03)
     python -m vldm_mini train temporal    --data actions --size s       phi, eq. (2), theta frozen  (chapter 04)
+    python -m vldm_mini train decoder     --data driving --size s       temporal layers of the decoder    (chapter 05)
+    python -m vldm_mini train prediction  --data driving --size s       phi told 0, 1, 2 frames, eq. (3)  (chapter 06)
+    python -m vldm_mini train interpolation --data driving --size s     phi told both ends of a window    (chapter 07)
     python -m vldm_mini train boxes       --data driving --size s       an image LDM told boxes     (chapter 09)
     python -m vldm_mini train judges      --data actions                who measures them           (chapter 04)
 
@@ -23,14 +26,16 @@ from .autoencoder import (
     Autoencoder,
     AutoencoderConfig,
     PatchCritic,
+    VideoDecoder,
     adaptive_weight,
     hinge_critic_loss,
     hinge_decoder_loss,
 )
+from .context import context, context_mask
 from .datasets import driving, video
 from .diffusion import Schedule, ddim, ddim_times, denoising_error
 from .pipeline import BOX_CHANNELS, PipelineConfig, box_map
-from .temporal import TemporalLayers, VideoModel, insert
+from .temporal import TemporalLayers, VideoModel, grow, insert
 from .training import Player, Settings, rng, train
 from .unet import UNet, UNetConfig, widen
 
@@ -59,6 +64,9 @@ class Size:
 
 def _stages(autoencoder, image, temporal, boxes=None):
     found = dict(autoencoder=Settings(*autoencoder, warmup=20), image=Settings(*image), temporal=Settings(*temporal))
+    # goes on from trained temporal layers: two thirds of their rate
+    found |= {stage: Settings(*temporal[:2], temporal[2] * 2 / 3) for stage in ("prediction", "interpolation")}
+    found |= dict(decoder=Settings(max(10, autoencoder[0] // 2), max(2, autoencoder[1] // 8), 1e-3, warmup=20))
     return found | dict(boxes=Settings(*boxes)) if boxes else found
 
 
@@ -183,6 +191,67 @@ def reconstruction_psnr(model, clips, every=8):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The temporal decoder (section 3.1.1): the decoder learns to look at the frames before and after.
+
+# MINI: an error that changes from frame to frame counts again, beside L1 and the critic of clips. The decoder meets the
+# end of the stack most often, but also its middle and key frames
+CHANGE_WEIGHT, DECODER_FPS = 2.0, (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4 * driving.KEY_FPS, driving.KEY_FPS)
+
+
+def decoder_films(data, dial, split="train", n=600):
+    """Films to decode, uint8 (t h w 3) each. Of `driving` one a drive, at one of DECODER_FPS; else the clips."""
+    if data != "driving":
+        return [clip.frames for clip in load_clips(data, dial)[split != "train"]]
+    return [driving.Drive(seed, dial.frames, dial.pixels, DECODER_FPS[i % len(DECODER_FPS)], start=2.0).frames
+            for i, seed in enumerate(driving.seeds(split, min(n, dial.drives)))]
+
+
+def decoder_players(decoder, trained, pull_on, critic, films, settings, length):
+    """The decoder and its critic as players. trained: the module that learns; pull_on: its last weights.
+
+    critic: of clips if its convolutions are 3-D, else of frames.
+    """
+    fold = "b t c h w -> b c t h w" if critic[0].weight.ndim == 5 else "b t c h w -> (b t) c h w"
+    judge, last = lambda x: critic(rearrange(x, fold)), {}                                              # noqa: E731
+
+    def loss(step, samples):
+        draw = [rng(settings.seed, step, sample) for sample in samples]
+        chosen = [films[int(torch.randint(len(films), (1,), generator=g))] for g in draw]
+        starts = [int(torch.randint(len(film) - length + 1, (1,), generator=g)) for film, g in zip(chosen, draw)]
+        x = torch.stack([video.to_float(film[at:at + length]) for film, at in zip(chosen, starts)]).to(machine.device())
+        with torch.no_grad():
+            z = rearrange(decoder.autoencoder.encode(x.flatten(0, 1)), "(b t) c h w -> b t c h w", b=len(x))
+        x_hat = decoder(z)
+        error = x - x_hat
+        reconstruction = error.abs().mean() + CHANGE_WEIGHT * error.diff(dim=1).abs().mean()
+        last.update(real=x, fake=x_hat.detach())
+        total, logs = reconstruction, dict(error=float(error.abs().mean()), change=float(error.diff(dim=1).abs().mean()))
+        if step >= settings.steps // 4:
+            adversarial = hinge_decoder_loss(judge(x_hat))
+            total = total + CRITIC_WEIGHT * adaptive_weight(reconstruction, adversarial, pull_on) * adversarial
+        return total, logs
+
+    def critic_loss(step, samples):
+        return hinge_critic_loss(judge(last["real"]), judge(last["fake"])), {}
+    return [Player("decoder", trained, loss), Player("critic", critic, critic_loss, 0.5)]
+
+
+def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
+    """Temporal layers of the decoder; encoder and decoder stay as they are. Saves out/decoder."""
+    dial, settings = dial_at(size, data), settings_for(size, "decoder", steps, seed, data)
+    folder, model = Path(out) / "decoder", Autoencoder.from_pretrained(Path(out) / "autoencoder").to(machine.device())
+    model.requires_grad_(False)
+    torch.manual_seed(seed)
+    layers = TemporalLayers.from_pretrained(start, model.decoder) if start else insert(model.decoder, attention=None)
+    critic, pull_on = PatchCritic(dims=3).to(machine.device()), list(layers.mixes.values())[-1].layer.conv2.weight
+    players = decoder_players(VideoDecoder(model, layers), layers.train(), pull_on, critic, decoder_films(data, dial),
+                              settings, dial.frames)
+    record = train(folder, settings, players, resume=resume)
+    layers.save_pretrained(folder, card("decoder's temporal layers", data, size, record, {}))
+    return record
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Cached latents: the encoder runs once over the set.
 
 @dataclass(frozen=True)
@@ -221,12 +290,12 @@ def vocabulary(clips):
     return tuple((name, tuple(seen.get(k, str(k)) for k in range(max(seen) + 1))) for name, seen in words.items())
 
 
-def training_latents(data, dial, out):
-    """The training clips of a set as Latents; encoded once and kept beside the run, by encoder and clips."""
+def training_latents(data, dial, out, clips=None):
+    """The training clips of a set as Latents, or those given; encoded once, kept beside the run by encoder and clips."""
     folder = Path(out) / "autoencoder"
     if not (folder / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train autoencoder --data {data}")
-    clips, held_out = load_clips(data, dial)
+    clips, held_out = (clips, []) if clips else load_clips(data, dial)
     made_of = "".join([weights.sha256(folder / weights.WEIGHTS), *(clip.name for clip in clips)])
     key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     path = Path(out) / "latents" / f"{dial.pixels}-{key}.safetensors"
@@ -321,10 +390,37 @@ def unsteadiness(error):
     return rearrange(coarse, "(b t) c h w -> b t c h w", b=len(error)).diff(dim=1).square().flatten(1).mean(1)
 
 
-def diffusion_loss(model, found, frames, stride, settings, boxes=False):
+# MINI: p_S, how often S = 0, 1, 2 frames are given, and how much noise is put on them: neither is in the paper. Half of
+# the clips have clean context, the others noise of a tau up to 250 (as its text-to-video interpolation does)
+CONTEXT_ODDS, CONTEXT_TAU = (0.3, 0.3, 0.4), 250
+INTERPOLATION_FPS = 4 * driving.KEY_FPS, 16 * driving.KEY_FPS         # what T to 4T and 4T to 16T make
+
+
+def told_first(z, windows, generators, odds=CONTEXT_ODDS):
+    """Prediction: c_S of eq. (3), S of the first frames, drawn. z (b t c h w) clean -> what a VideoModel is told."""
+    size = torch.cat([torch.multinomial(torch.tensor(odds), 1, generator=g) for g in generators])
+    return dict(context=noisy_context(z, torch.stack([context_mask(z.shape[1], int(n)) for n in size]), generators))
+
+
+def told_ends(z, windows, generators):
+    """Interpolation: c_S of the first and the last frame; the regime is the parity of the film's number."""
+    mask = context_mask(z.shape[1], 1, 1).expand(len(z), -1)
+    regime = torch.tensor([i % 2 for i, _ in windows], device=z.device)
+    return dict(context=noisy_context(z, mask, generators), regime=regime)
+
+
+def noisy_context(z, mask, generators):
+    """c_S with noise augmentation. z (b t c h w), mask (b t) -> (b c+1 t h w)."""
+    tau = torch.cat([torch.randint(-CONTEXT_TAU, CONTEXT_TAU + 1, (1,), generator=g) for g in generators]).clamp(min=0)
+    keep = torch.where(tau > 0, SCHEDULE.alpha_tau[tau], 1.0).float().to(z.device)
+    eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators]).to(z.device)
+    return context(z, mask.to(z.device), keep, eps)
+
+
+def diffusion_loss(model, found, frames, stride, settings, told=None):
     """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T.
 
-    boxes: tell the model the boxes of its frame.
+    told(z, windows, generators) -> {name: what the model is told beside labels}: boxes, or c_S of eq. (3).
     """
     def loss(step, samples):
         draw = [rng(settings.seed, step, sample) for sample in samples]
@@ -334,8 +430,8 @@ def diffusion_loss(model, found, frames, stride, settings, boxes=False):
         labels = drop_labels(labels, found.classes, draw)
         tau = draw_tau(draw, samples, settings.batch, *(TAU_FRAMES if frames == 1 else TAU_CLIPS)).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
-        told = dict(concat=boxes_at(found, windows, draw, *z.shape[2:])) if boxes else {}
-        error = denoising_error(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **told), z, tau, eps, PREDICTION)
+        more = told(z, windows, draw) if told else {}
+        error = denoising_error(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **more), z, tau, eps, PREDICTION)
         each = error.square().flatten(1).mean(1)
         total = each.mean() if frames == 1 else each.mean() + STEADY * unsteadiness(error).mean()
         return total, dict(tau=tau, loss=each.detach())
@@ -378,6 +474,48 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
     return record
 
 
+def train_prediction(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
+    """phi that is also told 0, 1 or 2 frames of its clip, eq. (3). Goes on from out/temporal. Saves out/prediction.
+
+    MINI: with S = 0 it makes key frames as before: one phi for sections 3.1 and 3.2.
+    """
+    dial = dial_at(size, data)
+    return _train_told("prediction", training_latents(data, dial, out), dial.frames, dial.stride, told_first,
+                       start or Path(out) / "temporal", data, size, out, steps, seed, resume)
+
+
+def train_interpolation(data="driving", size="s", out="runs/driving-s", steps=None, seed=0, resume=True, start=None):
+    """phi that is told both ends of a window of five frames (section 3.3). From out/prediction. Saves out/interpolation.
+
+    One phi for T to 4T and 4T to 16T: a binary regime says which. Only where any frame rate can be had: `driving`.
+    """
+    if data != "driving":
+        raise ValueError(f"interpolation learns from frames at 7.5 and 30 a second; {data} has none: --data driving")
+    dial = dial_at(size, data)
+    clips = [driving.Drive(seed, 5, dial.pixels, fps, start=3 * (seed % 3))
+             for seed in driving.seeds("train", dial.drives) for fps in INTERPOLATION_FPS]
+    return _train_told("interpolation", training_latents(data, dial, out, clips), 5, 1, told_ends,
+                       start or Path(out) / "prediction", data, size, out, steps, seed, resume, regimes=2)
+
+
+def _train_told(stage, found, frames, stride, told, start, data, size, out, steps, seed, resume, **options):
+    """A stage of eq. (3): temporal layers from `start`, with room for c_S, trained with theta frozen."""
+    settings, folder = settings_for(size, stage, steps, seed, data), Path(out) / stage
+    theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
+    torch.manual_seed(seed)
+    layers = TemporalLayers.from_pretrained(start, theta)
+    options |= dict(context_channels=theta.config.in_channels + 1)
+    if any(name not in layers.settings["options"] for name in options):
+        layers = grow(layers, theta, **options)
+    layers.train()
+    model = VideoModel(theta, layers)
+    loss = diffusion_loss(model, found, frames, stride, settings, told=told)
+    record = train(folder, settings, [Player(stage, layers, loss, muon=True)],
+                   watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)
+    layers.save_pretrained(folder, card(f"{stage} layers (phi)", data, size, record, {}))
+    return record
+
+
 def train_boxes(data="driving", size="s", out="runs/driving-s", steps=None, seed=0, resume=True, start=None):
     """An image LDM that is told where cars are (paper, section 4.1.2). Goes on from out/image. Saves out/boxes."""
     settings = settings_for(size, "boxes", steps, seed, data)
@@ -388,7 +526,8 @@ def train_boxes(data="driving", size="s", out="runs/driving-s", steps=None, seed
     torch.manual_seed(seed)
     model = UNet.from_pretrained(start) if start else widen(UNet.from_pretrained(Path(out) / "image"), BOX_CHANNELS)
     model = model.train().to(machine.device())
-    loss = diffusion_loss(model, found, 1, 1, settings, boxes=True)
+    told = lambda z, windows, draw: dict(concat=boxes_at(found, windows, draw, *z.shape[2:]))           # noqa: E731
+    loss = diffusion_loss(model, found, 1, 1, settings, told=told)
     record = train(folder, settings, [Player("boxes", model, loss, muon=True)], resume=resume)
     model.save_pretrained(folder, card("boxes to image LDM", data, size, record, {}))
     return record
@@ -463,5 +602,6 @@ def card(what, data, size, record, metrics):
     return "\n".join(lines)
 
 
-STAGES = {"autoencoder": train_autoencoder, "image": train_image, "temporal": train_temporal, "boxes": train_boxes,
+STAGES = {"autoencoder": train_autoencoder, "decoder": train_decoder, "image": train_image, "temporal": train_temporal,
+          "prediction": train_prediction, "interpolation": train_interpolation, "boxes": train_boxes,
           "judges": train_judges}

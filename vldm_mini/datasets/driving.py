@@ -63,10 +63,12 @@ class Drive:
     length: int = 16
     height: int = 64
     fps: float = KEY_FPS
+    start: float = 0.0                         # seconds into the drive
 
     @property
     def name(self):
-        return f"driving/{self.seed:07d}-{self.length}x{self.height}"
+        when = "" if (self.fps, self.start) == (KEY_FPS, 0) else f"-{self.fps:g}-{self.start:g}"
+        return f"driving/{self.seed:07d}-{self.length}x{self.height}{when}"
 
     @property
     def scene(self):
@@ -74,7 +76,7 @@ class Drive:
 
     @property
     def times(self):
-        return np.arange(self.length) / self.fps
+        return self.start + np.arange(self.length) / self.fps
 
     @property
     def frames(self):
