@@ -10,10 +10,12 @@ from vldm_mini.autoencoder import (
     AutoencoderConfig,
     Gaussian,
     PatchCritic,
+    VideoDecoder,
     adaptive_weight,
     hinge_critic_loss,
     hinge_decoder_loss,
 )
+from vldm_mini.temporal import insert
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,31 @@ def test_frames_of_a_wrong_shape_are_refused_with_the_shape_that_fits(model, sha
 def test_latents_of_a_wrong_shape_are_refused(model, shape):
     with pytest.raises(ValueError, match=r"takes latents \(b, 4, h, w\), got \("):
         model.decode(normal(*shape))
+
+
+# -- the temporal decoder ---------------------------------------------------------------------------------------------
+
+def test_an_untrained_temporal_decoder_is_the_plain_one_to_the_bit(model):
+    z, layers = normal(2, 5, 4, 8, 8), insert(model.decoder, attention=None)
+    with torch.no_grad():
+        assert torch.equal(VideoDecoder(model, layers)(z), VideoDecoder(model)(z))
+        shaken(layers, 0.2)
+        assert not torch.allclose(VideoDecoder(model, layers)(z), VideoDecoder(model)(z), atol=1e-3)
+        assert torch.equal(model.decode(z[0]), VideoDecoder(model)(z)[0]) or \
+            torch.allclose(model.decode(z[0]), VideoDecoder(model)(z)[0], atol=1e-5), "called plainly it is as before"
+    layers.remove()
+
+
+def test_the_critic_of_clips_sees_nine_frames(model):
+    critic, x = PatchCritic(8, dims=3), normal(1, 3, 21, 32, 32).requires_grad_()
+    scores = critic(x)
+    assert scores.shape == (1, 1, 21, 3, 3)
+    for part in critic:                                                     # group norm pools over all: leave it out
+        if isinstance(part, torch.nn.GroupNorm):
+            part.forward = lambda z: z
+    critic(x)[0, 0, 10].sum().backward()
+    seen = x.grad.abs().amax((0, 1, 3, 4)).nonzero().flatten().tolist()
+    assert seen == list(range(6, 15))
 
 
 # -- the critic -------------------------------------------------------------------------------------------------------

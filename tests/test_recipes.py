@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny import copies, made_folder, normal, same
 from vldm_mini import recipes, weights
-from vldm_mini.autoencoder import Autoencoder, PatchCritic
+from vldm_mini.autoencoder import Autoencoder, PatchCritic, VideoDecoder
 from vldm_mini.datasets import driving, video
 from vldm_mini.datasets.driving import Drive
 from vldm_mini.pipeline import BoxImageLDM, VideoLDM, box_map
@@ -32,6 +32,7 @@ from vldm_mini.unet import UNet
 
 XS, STEPS = SIZES["xs"], 8
 THREE = {name: recipes.STAGES[name] for name in ("autoencoder", "image", "temporal")}
+TOLD = {name: recipes.STAGES[name] for name in ("decoder", "prediction", "interpolation")}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,8 @@ def drives(tmp_path_factory):
     out, few = tmp_path_factory.mktemp("drives"), [Drive(seed, 5, 32) for seed in (1, 3, 4)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "load_clips", lambda data, dial: (few, few[:1]))
-        for train in (*THREE.values(), recipes.train_boxes):
+        patch.setattr(recipes.driving, "seeds", lambda split, n, first=0: [1, 3])
+        for train in (*THREE.values(), recipes.train_boxes, *TOLD.values()):
             train("driving", "xs", out, 2)
         patch.setattr(recipes, "encode_clips", None)                                # from the cache, the second time
         return out, few, recipes.training_latents("driving", DRIVING["xs"], out)
@@ -179,6 +181,59 @@ def test_driving_trains_and_its_films_are_twice_as_wide_as_high(drives):
     boxes = BoxImageLDM.from_pretrained(str(drives[0]))
     frame = boxes.generate(boxes.labels(light="day"), boxes=[[(0.1, 0.4, 0.3, 0.7)]], steps=1)
     assert frame.shape == (1, 1, 3, 32, 64)
+
+
+def test_driving_trains_the_stages_of_long_films_and_they_make_one(drives):
+    out = drives[0]
+    model = VideoLDM.from_pretrained(str(out))
+    assert set(model.told) == {"prediction", "interpolation"} and model.decoder.net is not None
+    assert model.film(model.labels(light="day"), steps=1).shape == (1, 16 * 3 + 1, 3, 32, 64)
+    assert same(copies(model.theta), copies(UNet.from_pretrained(out / "image")))
+    for stage in TOLD:
+        card = (out / stage / "README.md").read_text()
+        assert f"`python -m vldm_mini train {stage} --data driving" in card
+
+
+def test_windows_to_interpolate_are_five_frames_at_both_rates_and_cached_apart(drives):
+    clips = [Drive(1, 5, 32, fps, start=3) for fps in recipes.INTERPOLATION_FPS]
+    assert recipes.INTERPOLATION_FPS == (7.5, 30) and len({clip.name for clip in clips}) == 2
+    assert clips[0].times.tolist() == pytest.approx([3, 3 + 1 / 7.5, 3 + 2 / 7.5, 3 + 3 / 7.5, 3 + 4 / 7.5])
+    z = normal(2, 5, 4, 8, 16)
+    told = recipes.told_ends(z, [(6, slice(0, 5)), (7, slice(0, 5))], [rng(0, 0, 0), rng(0, 0, 1)])
+    assert told["regime"].tolist() == [0, 1], "even films are at 7.5 a second, odd ones at 30"
+    assert (told["context"][:, :, 1:4] == 0).all() and (told["context"][:, 4, [0, 4]] > 0).all()
+
+
+def test_context_is_given_as_often_as_p_s_says_and_clean_half_of_the_time():
+    z = normal(1, 4, 4, 2, 2).expand(3000, -1, -1, -1, -1)
+    told = recipes.told_first(z, None, [rng(0, 0, k) for k in range(3000)])["context"]
+    size, level = (told[:, 4, :, 0, 0] > 0).sum(1), told[:, 4, 0, 0, 0]
+    share = [float((size == n).float().mean()) for n in range(4)]
+    assert share == pytest.approx([*recipes.CONTEXT_ODDS, 0], abs=0.03)
+    assert float((level[size > 0] == 1).float().mean()) == pytest.approx(0.5, abs=0.03)
+    clean = told[(level == 1) & (size == 2)]
+    assert torch.equal(clean[:, :4, :2].transpose(1, 2), z[:len(clean), :2]), "clean means clean, to the bit"
+
+
+def test_only_driving_can_be_interpolated(films, tmp_path):
+    with pytest.raises(ValueError, match="frames at 7.5 and 30 a second"):
+        recipes.train_interpolation(films, "xs", tmp_path)
+
+
+def test_the_critic_of_the_temporal_decoder_steps_and_the_encoder_does_not(run, films, tmp_path):
+    out = run[0]
+    before = copies(Autoencoder.from_pretrained(out / "autoencoder"))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "VideoDecoder", lambda model, layers: seen.append(model) or VideoDecoder(model, layers))
+        recipes.train_decoder(films, "xs", out, STEPS)
+    assert same(copies(seen[0]), before), "encoder and decoder are the plain ones to the bit"
+    torch.manual_seed(0)
+    insert(Autoencoder.from_pretrained(out / "autoencoder").decoder, attention=None)
+    fresh, end = copies(PatchCritic(dims=3)), weights.load_state(out / "decoder" / "state.pt")
+    assert [name for name, x in end["modules"][1].items() if torch.equal(x, fresh[name])] == []
+    assert not [name for name, x in end["modules"][0].items() if name.endswith("conv2.weight") and x.abs().max() == 0]
+    (out / "decoder").rename(tmp_path / "decoder")                              # the other tests' run has none
 
 
 def test_what_is_kept_of_driving_is_what_the_scenes_say(drives):

@@ -259,6 +259,7 @@ class BoxImageLDM(VideoLDM):
     def __init__(self, autoencoder, theta, config):
         self.autoencoder, self.theta, self.config = autoencoder, theta, config
         self.schedule, self.device = Schedule.linear(), next(theta.parameters()).device
+        self.decoder = VideoDecoder(autoencoder)
 
     @classmethod
     def from_pretrained(cls, name, device=None):

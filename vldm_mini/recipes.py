@@ -223,9 +223,10 @@ def decoder_players(decoder, trained, pull_on, critic, films, settings, length):
             z = rearrange(decoder.autoencoder.encode(x.flatten(0, 1)), "(b t) c h w -> b t c h w", b=len(x))
         x_hat = decoder(z)
         error = x - x_hat
-        reconstruction = error.abs().mean() + CHANGE_WEIGHT * error.diff(dim=1).abs().mean()
+        still, change = error.abs().mean(), error.diff(dim=1).abs().mean()
+        reconstruction = still + CHANGE_WEIGHT * change
         last.update(real=x, fake=x_hat.detach())
-        total, logs = reconstruction, dict(error=float(error.abs().mean()), change=float(error.diff(dim=1).abs().mean()))
+        total, logs = reconstruction, dict(error=still.item(), change=change.item())
         if step >= settings.steps // 4:
             adversarial = hinge_decoder_loss(judge(x_hat))
             total = total + CRITIC_WEIGHT * adaptive_weight(reconstruction, adversarial, pull_on) * adversarial
@@ -247,7 +248,7 @@ def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, se
     players = decoder_players(VideoDecoder(model, layers), layers.train(), pull_on, critic, decoder_films(data, dial),
                               settings, dial.frames)
     record = train(folder, settings, players, resume=resume)
-    layers.save_pretrained(folder, card("decoder's temporal layers", data, size, record, {}))
+    layers.save_pretrained(folder, card("decoder layers (temporal)", data, size, record, {}))
     return record
 
 

@@ -349,5 +349,6 @@ class VideoModel(nn.Module):
         self.layers.accept(clip)
         args = () if tau is None else (fold(tau.expand(b)),)
         with self.layers.watching(clip):
-            y = self.backbone(rearrange(z, "b t c h w -> (b t) c h w"), *args, **{k: fold(x) for k, x in cond.items()})
+            # contiguous: in the memory layout of frames of video a backward pass crashes (torch 2.13, CPU)
+            y = self.backbone(rearrange(z, "b t c h w -> (b t) c h w").contiguous(), *args, **{k: fold(x) for k, x in cond.items()})
         return rearrange(getattr(y, "sample", y), "(b t) c h w -> b t c h w", t=t)
