@@ -226,3 +226,24 @@ def test_a_canvas_and_its_text_field_share_a_name_and_begin_with_the_boxes_given
     assert seen[1] is field and show.read_boxes(field.value) == [(0.5, 0.4, 0.7, 0.9)]
     (key,) = field._dom_classes
     assert f'id="{key}" width="32" height="16"' in page and f".{key} textarea" in page and "{{" not in page
+
+
+def test_a_film_is_written_part_by_part_and_plays_while_it_grows(tmp_path):
+    import av
+    path, seen = tmp_path / "film.mp4", []
+
+    def parts():
+        for k in range(6):
+            if k == 5:
+                with av.open(str(path)) as so_far:
+                    seen.append(sum(1 for _ in so_far.decode(video=0)))
+            yield torch.full((8, 3, 16, 30), k / 5)
+    show.save_growing(path, parts(), fps=2, scale=1)
+    with av.open(str(path)) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(frames) == 48 and frames[0].shape == (16, 30, 3)
+    assert 0 < seen[0] < 48, "what is there already can be watched"
+    levels = [int(frame.mean()) for frame in frames[::8]]
+    assert levels == sorted(levels) and levels[-1] - levels[0] > 80
+    with pytest.raises(ValueError, match="an .mp4"):
+        show.save_growing(tmp_path / "film.webp", [], fps=2)

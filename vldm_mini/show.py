@@ -232,22 +232,46 @@ class Movie:
 
 def _mp4(frames: np.ndarray, fps: float, scale: int, times: int) -> bytes:
     """uint8 `t h w 3` -> the bytes of an H.264 file that shows the film `times` times over."""
+    buffer = io.BytesIO()
+    _encode(buffer, list(frames) * times, fps, scale)
+    return buffer.getvalue()
+
+
+def _encode(target, frames, fps: float, scale: int, **options) -> None:
+    """Frames uint8 `h w 3`, as they come, into an H.264 file or buffer."""
     from fractions import Fraction
 
     import av
 
-    big = frames.repeat(scale, 1).repeat(scale, 2)
-    odd = ((0, 0), (0, big.shape[1] % 2), (0, big.shape[2] % 2), (0, 0))
-    big = np.pad(big, odd, mode="edge")  # H.264 wants even sizes
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        options = {"crf": "16", "preset": "veryfast"}
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
-        stream.height, stream.width, stream.pix_fmt = big.shape[1], big.shape[2], "yuv420p"
-        for frame in list(big) * times:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+    with av.open(target, "w", format="mp4", options=options) as container:
+        stream = None
+        for frame in frames:
+            big = frame.repeat(scale, 0).repeat(scale, 1)
+            big = np.pad(big, ((0, big.shape[0] % 2), (0, big.shape[1] % 2), (0, 0)), mode="edge")  # even sizes only
+            if stream is None:
+                rate, how = Fraction(fps).limit_denominator(1000), {"crf": "16", "preset": "veryfast"}
+                how |= {"tune": "zerolatency"} if options else {}  # a film that grows waits for no later frame
+                stream = container.add_stream("libx264", rate=rate, options=how)
+                stream.height, stream.width, stream.pix_fmt = *big.shape[:2], "yuv420p"
+                stream.gop_size = max(1, round(2 * fps))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(big), format="rgb24")))
+        if stream is None:
+            raise ValueError("a film has at least one frame")
         container.mux(stream.encode())
-    return buffer.getvalue()
+
+
+def save_growing(path, parts, fps: float, scale: int = 2) -> Path:
+    """Write a film while it is made: `parts`, an iterator of `t c h w`, to an .mp4 that can be watched as it grows.
+
+    Nothing is kept of a part that is written: memory does not grow with the film. A run that stops half-way leaves a
+    film that plays as far as it came.
+    """
+    if Path(path).suffix != ".mp4":
+        raise ValueError(f"a growing film is an .mp4, not {Path(path).name!r}")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    frames = (frame for part in parts for frame in pixels(part)[0])
+    _encode(str(path), frames, fps, scale, movflags="frag_keyframe+empty_moov", flush_packets="1")
+    return Path(path)
 
 
 def movie(frames, fps: float = 8, scale: int = 4, loop: int = 3, alt: str = "") -> Movie:
