@@ -1,0 +1,73 @@
+"""Does a drive go on as it was going? The network's continuation of held-out key frames against what came.
+
+200 held-out clips of 8 key frames, S = 1 and S = 2 given, guidance as shipped. context_psnr_db: the network's own answer
+for the given frames, decoded, against the decoded given latents (nothing is pasted in). beats_copy_share: how often the
+mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips whose true
+change exceeds the median; beats_copy_share_single: one sample. speed_spearman_s1, _s2: the judge's speed of the frames
+made against its speed of the true ones. Beside it: the same of shuffled pairs, and the judge's speed of true films.
+"""
+import torch
+
+from vldm_mini import metrics, weights
+from vldm_mini.context import context_mask
+from vldm_mini.pipeline import VideoLDM
+from vldm_mini.training import rng
+
+from . import _drives, _samples
+
+N, SAMPLES, STEPS = 200, 8, 8
+
+
+@torch.no_grad()
+def continued(model, z, labels, given, k, steps=None):
+    """Windows that go on from the first `given` frames of z (n t c h w), sample k -> latents like z."""
+    out = []
+    for at in range(0, len(z), 8):
+        part = z[at:at + 8]
+        generators = [rng(17 + k, given, at + i) for i in range(len(part))]
+        noise = torch.stack([torch.randn(part.shape[1:], generator=g) for g in generators])
+        mask = context_mask(part.shape[1], given).expand(len(part), -1)
+        out.append(model.told_latents("prediction", labels[at:at + 8], part * mask[:, :, None, None, None], mask, noise,
+                                      generators, guidance=model.config.guidance, motion=model.config.motion, steps=steps))
+    return torch.cat(out)
+
+
+def kept(folder, name, make):
+    """Latents from runs/samples/ if these weights made them before."""
+    path = _samples.RUNS / "samples" / f"{_samples.key(folder, prediction=name)}.safetensors"
+    if not path.is_file():
+        weights.save_tensors(path, {"z": make().half()})
+    return weights.load_tensors(path)["z"].float()
+
+
+@torch.no_grad()
+def run(folder=None, n=N):
+    """All figures; arguments are for tests."""
+    folder = folder or weights.shipped(_drives.WEIGHTS)
+    model, judge = VideoLDM.from_pretrained(folder), _drives.judges(folder)[0]
+    frames, clips = _drives.real(n, first=8000)
+    x = _drives.floats(frames)
+    labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
+    z = torch.stack([model.autoencoder.encode(film) for film in x])
+    ref = model.decode(z)
+    true = judge.judge(x[:, 2:]).speed
+    moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
+    out = {}
+    for given in (1, 2):
+        y = model.decode(kept(folder, f"{n} {given} long", lambda: continued(model, z, labels, given, 0)))
+        out[given] = dict(speed=round(metrics.spearman(judge.judge(y[:, 2:]).speed, true), 4),
+                          context_psnr_db=round(float(metrics.psnr(y[:, :given], ref[:, :given]).mean()), 2))
+    nexts = [kept(folder, f"{n} next {k}", lambda: continued(model, z[moving], labels[moving], 2, k, STEPS)[:, 2:3])
+             for k in range(SAMPLES)]
+    films = torch.stack([model.decode(some)[:, 0] for some in nexts])
+    off = lambda y: (y - x[moving, 2]).square().flatten(1).mean(1)                                      # noqa: E731
+    copy = off(ref[moving, 1])
+    share = lambda y: round(float((off(y) < copy).float().mean()), 4)                                   # noqa: E731
+    mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return {"context_psnr_db": min(row["context_psnr_db"] for row in out.values()),
+            "beats_copy_share": share(films.mean(0)), "beats_copy_share_single": share(films[0]),
+            "speed_spearman_s1": out[1]["speed"], "speed_spearman_s2": out[2]["speed"], "n": n,
+            "beside": {"beats_copy_share, blurred copy": share(torch.nn.functional.avg_pool2d(ref[moving, 1], 5, 1, 2)),
+                       "speed of other clips": round(metrics.spearman(true[mixed], true), 4),
+                       "judge of true frames against the truth": round(metrics.spearman(true, torch.tensor(
+                           [float(clip.scene.speed(clip.times[2:]).mean()) for clip in clips])), 4)}, "by_s": out}
