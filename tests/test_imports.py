@@ -20,8 +20,9 @@ MAY_KNOW = {
     "weights": set(),
     "machine": {"datasets.video"},                                         # its report says which data is there
     "unet": {"blocks", "weights"},
-    "temporal": {"blocks", "weights"},
-    "autoencoder": {"blocks", "weights"},
+    "context": {"blocks"},
+    "temporal": {"blocks", "context", "weights"},
+    "autoencoder": {"blocks", "temporal", "weights"},                       # the temporal decoder
     "training": TOOLS,
     "datasets.toy": {"blocks", "diffusion"},
     "datasets.video": TOOLS,
