@@ -361,7 +361,8 @@ def drop_labels(labels, classes, generators, p=LABEL_DROP):
 
 # MINI: logit-normal tau (Esser et al. 2024), (middle, spread): of a frame, person, place and pose are decided at the
 # middle, above and below little is. A clip needs low tau too: an error there that each frame makes for itself shakes
-TAU_FRAMES, TAU_CLIPS = (0.5, 1.0), (-0.8, 1.5)
+# Where frames are told, how they go on is decided high up
+TAU_FRAMES, TAU_CLIPS, TAU_TOLD = (0.5, 1.0), (-0.8, 1.5), (0.4, 1.4)
 
 
 def draw_tau(generators, samples, batch, middle=TAU_FRAMES[0], spread=TAU_FRAMES[1]):
@@ -391,9 +392,9 @@ def unsteadiness(error):
     return rearrange(coarse, "(b t) c h w -> b t c h w", b=len(error)).diff(dim=1).square().flatten(1).mean(1)
 
 
-# MINI: p_S, how often S = 0, 1, 2 frames are given, and how much noise is put on them: neither is in the paper. Half of
-# the clips have clean context, the others noise of a tau up to 250 (as its text-to-video interpolation does)
-CONTEXT_ODDS, CONTEXT_TAU = (0.3, 0.3, 0.4), 250
+# MINI: p_S, how often S = 0, 1, 2 frames are given, and how much noise is put on them: neither is in the paper. Three
+# clips in four have clean context, the others noise of a tau up to 250 (as its text-to-video interpolation does)
+CONTEXT_ODDS, CONTEXT_TAU = (0.2, 0.25, 0.55), 250
 INTERPOLATION_FPS = 4 * driving.KEY_FPS, 16 * driving.KEY_FPS         # what T to 4T and 4T to 16T make
 
 
@@ -412,7 +413,7 @@ def told_ends(z, windows, generators):
 
 def noisy_context(z, mask, generators):
     """c_S with noise augmentation. z (b t c h w), mask (b t) -> (b c+1 t h w)."""
-    tau = torch.cat([torch.randint(-CONTEXT_TAU, CONTEXT_TAU + 1, (1,), generator=g) for g in generators]).clamp(min=0)
+    tau = torch.cat([torch.randint(-3 * CONTEXT_TAU, CONTEXT_TAU + 1, (1,), generator=g) for g in generators]).clamp(min=0)
     keep = torch.where(tau > 0, SCHEDULE.alpha_tau[tau], 1.0).float().to(z.device)
     eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators]).to(z.device)
     return context(z, mask.to(z.device), keep, eps)
@@ -429,7 +430,8 @@ def diffusion_loss(model, found, frames, stride, settings, told=None):
         z, labels = clips_at(found, windows)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
-        tau = draw_tau(draw, samples, settings.batch, *(TAU_FRAMES if frames == 1 else TAU_CLIPS)).to(z.device)
+        middle = TAU_FRAMES if frames == 1 else TAU_TOLD if told else TAU_CLIPS
+        tau = draw_tau(draw, samples, settings.batch, *middle).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         more = told(z, windows, draw) if told else {}
         error = denoising_error(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **more), z, tau, eps, PREDICTION)
