@@ -149,7 +149,7 @@ class VideoLDM:
                              "or use weights that have it")
         model = self.told[stage]
         keep = self.schedule.alpha_tau[augment].expand(len(known)).to(known) if augment else None
-        eps = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known) if augment else None
+        eps = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
         c = context(known, mask, keep, eps)
         ask = lambda **how: lambda z, tau: model(z, tau, labels=labels, **how)                          # noqa: E731
         full, plain, image = ask(context=c, regime=regime), ask(regime=regime), ask(image=True)

@@ -64,7 +64,7 @@ class Size:
 
 def _stages(autoencoder, image, temporal, boxes=None):
     found = dict(autoencoder=Settings(*autoencoder, warmup=20), image=Settings(*image), temporal=Settings(*temporal))
-    # goes on from trained temporal layers: two thirds of their rate
+    # they go on from trained temporal layers: two thirds of their rate
     found |= {stage: Settings(*temporal[:2], temporal[2] * 2 / 3) for stage in ("prediction", "interpolation")}
     found |= dict(decoder=Settings(max(10, autoencoder[0] // 2), max(2, autoencoder[1] // 8), 1e-3, warmup=20))
     return found | dict(boxes=Settings(*boxes)) if boxes else found
@@ -163,8 +163,8 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
             return None
         return hinge_critic_loss(critic(last["real"]), critic(last["fake"])), {}
 
-    record = train(folder, settings, [Player("autoencoder", model, loss, muon=True), Player("critic", critic, critic_loss, 0.5)],
-                   resume=resume)
+    players = [Player("autoencoder", model, loss, muon=True), Player("critic", critic, critic_loss, 0.5)]
+    record = train(folder, settings, players, resume=resume)
     model.config = unit_variance(model, frames[:: max(1, len(frames) // 512)])
     psnr = reconstruction_psnr(model, held_out or clips)
     model.save_pretrained(folder, card("autoencoder", data, size, record, {"PSNR on held-out frames, dB": psnr}))
@@ -292,7 +292,8 @@ def vocabulary(clips):
 
 
 def training_latents(data, dial, out, clips=None):
-    """The training clips of a set as Latents, or those given; encoded once, kept beside the run by encoder and clips."""
+    """The training clips of a set, or those given, as Latents: encoded once, kept beside the run, by encoder and clips.
+    """
     folder = Path(out) / "autoencoder"
     if not (folder / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train autoencoder --data {data}")
@@ -413,7 +414,8 @@ def told_ends(z, windows, generators):
 
 def noisy_context(z, mask, generators):
     """c_S with noise augmentation. z (b t c h w), mask (b t) -> (b c+1 t h w)."""
-    tau = torch.cat([torch.randint(-3 * CONTEXT_TAU, CONTEXT_TAU + 1, (1,), generator=g) for g in generators]).clamp(min=0)
+    drawn = torch.cat([torch.randint(-3 * CONTEXT_TAU, CONTEXT_TAU + 1, (1,), generator=g) for g in generators])
+    tau = drawn.clamp(min=0)
     keep = torch.where(tau > 0, SCHEDULE.alpha_tau[tau], 1.0).float().to(z.device)
     eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators]).to(z.device)
     return context(z, mask.to(z.device), keep, eps)
@@ -488,7 +490,7 @@ def train_prediction(data="actions", size="s", out="runs/actions-s", steps=None,
 
 
 def train_interpolation(data="driving", size="s", out="runs/driving-s", steps=None, seed=0, resume=True, start=None):
-    """phi that is told both ends of a window of five frames (section 3.3). From out/prediction. Saves out/interpolation.
+    """phi that is told both ends of five frames (section 3.3). Goes on from out/prediction. Saves out/interpolation.
 
     One phi for T to 4T and 4T to 16T: a binary regime says which. Only where any frame rate can be had: `driving`.
     """

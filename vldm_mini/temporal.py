@@ -244,13 +244,13 @@ class TemporalLayers(nn.Module):
 
     def accept(self, clip):
         """Raises ValueError for a clip that tells what these layers cannot hear, or not in the right shape."""
+        options = self.settings["options"]
         for name, option in (("context", "context_channels"), ("regime", "regimes")):
-            if getattr(clip, name) is not None and not self.settings["options"].get(option):
+            if getattr(clip, name) is not None and not options.get(option):
                 raise ValueError(f"these temporal layers take no {name}: insert them with {option}=...")
-        if clip.context is not None and (clip.context.shape[1:3] != (self.settings["options"]["context_channels"],
-                                                                     clip.frames)):
-            raise ValueError(f"context is (b, c + 1, t, h, w), here with {self.settings['options']['context_channels']} "
-                             f"channels and {clip.frames} frames, got {tuple(clip.context.shape)}")
+        if clip.context is not None and clip.context.shape[1:3] != (options["context_channels"], clip.frames):
+            raise ValueError(f"context is (b, c + 1, t, h, w), here with {options['context_channels']} channels and "
+                             f"{clip.frames} frames, got {tuple(clip.context.shape)}")
 
     def alphas(self):
         """{name of the spatial layer: alpha, averaged where there are several}, in the order of the network."""
@@ -350,5 +350,6 @@ class VideoModel(nn.Module):
         args = () if tau is None else (fold(tau.expand(b)),)
         with self.layers.watching(clip):
             # contiguous: in the memory layout of frames of video a backward pass crashes (torch 2.13, CPU)
-            y = self.backbone(rearrange(z, "b t c h w -> (b t) c h w").contiguous(), *args, **{k: fold(x) for k, x in cond.items()})
+            z = rearrange(z, "b t c h w -> (b t) c h w").contiguous()
+            y = self.backbone(z, *args, **{k: fold(x) for k, x in cond.items()})
         return rearrange(getattr(y, "sample", y), "(b t) c h w -> b t c h w", t=t)
