@@ -27,11 +27,12 @@ def run(capsys, *words):
     ((), "COMMAND"),
     (("fly",), "fly"),
     (("check", "--bogus"), "--bogus"),
-    (("train", "dance"), "autoencoder, image, temporal"),
+    (("train", "dance"), "autoencoder, decoder, image, temporal"),
     (("train", "image", "--size", "xl"), "xl"),
     (("train", "image", "--steps", "0"), "'0'"),
     (("train", "autoencoder", "--data", "nowhere"), "nowhere"),
     (("sample", "--alpha", "1.5"), "1.5"),
+    (("sample", "--minutes", "0"), "0.1 to 600"),
     (("sample", "--frames", "none"), "none"),
     (("sample", "--label", "book"), "NAME=VALUE"),
     (("sample", "--weights", "nowhere"), "nowhere"),
@@ -88,6 +89,14 @@ def test_sample_writes_a_film_a_strip_and_a_slice(capsys, tmp_path):
     code, _, err = run(capsys, "sample", "--person", "2", "--action", "bend", "--frames", "2", "--out", str(out))
     assert (code, err) == (0, "")
     assert {file.name for file in out.iterdir()} == {"film.webp", "strip.png", "slice.png"}
+
+
+@pytest.mark.parametrize("words", [("--minutes", "0.1"), ("--smooth",)])
+def test_long_films_need_stages_that_weights_may_lack_and_leave_nothing_behind(capsys, tmp_path, words):
+    if not (ROOT / "data" / "checkpoints" / "actions" / "temporal").is_dir():
+        pytest.skip("needs the shipped weights")
+    code, _, err = run(capsys, "sample", "--frames", "2", *words, "--out", str(tmp_path / "out"))
+    assert code == 2 and "these weights hold no" in err and not list(tmp_path.rglob("*.mp4"))
 
 
 # -------------------------------------------------------------------------------------------------------------- check

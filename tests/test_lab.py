@@ -7,7 +7,7 @@ from vldm_mini.temporal import Place, TemporalAttention, TemporalConv
 
 from . import broken_layers as broken
 
-PLACE = lambda text: Place("lab", "attention", 64, 24, text, 2)                                 # noqa: E731
+PLACE = lambda text: Place("lab", "attention", 64, 24, text, heads=2)                                 # noqa: E731
 # layer -> the check that must fail, and a word of the reason it must give
 MISTAKES = {
     broken.TextAsKeysAndValues: ("frames see one another", "text only"),
@@ -32,6 +32,11 @@ def test_sound_layers_pass(make, text_channels):
     report = lab.check(make, text_channels=text_channels)
     assert report.ok, str(report)
     assert report.parameters == sum(p.numel() for p in make(PLACE(text_channels)).parameters())
+
+
+def test_a_layer_that_hears_context_and_regime_is_given_both():
+    report = lab.check(TemporalConv, context_channels=5, regimes=2)
+    assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("make", MISTAKES, ids=lambda make: make.__name__)

@@ -96,9 +96,12 @@ class Bench:
 
     def clip(self, t=FRAMES, b=BATCH, size=SIZE):
         """Random z (b c t h w) and its Clip: the embedding of tau is the same for all frames, as in a real run."""
-        emb = self.randn(b, 1, self.place.emb_channels).expand(b, t, -1)
-        text = self.randn(b, TOKENS, self.place.text_channels) if self.place.text_channels else None
-        return self.randn(b, self.place.channels, t, size, size), Clip(t, emb=emb, text=text)
+        place = self.place
+        emb = self.randn(b, 1, place.emb_channels).expand(b, t, -1)
+        text = self.randn(b, TOKENS, place.text_channels) if place.text_channels else None
+        told = self.randn(b, place.context_channels, t, size, size) if place.context_channels else None
+        regime = torch.arange(b) % place.regimes if place.regimes else None
+        return self.randn(b, place.channels, t, size, size), Clip(t, emb=emb, text=text, context=told, regime=regime)
 
 
 def check(make, mix=TemporalMix, *, channels=64, heads=2, emb_channels=24, text_channels=None, kind="attention", seed=0,
@@ -107,9 +110,9 @@ def check(make, mix=TemporalMix, *, channels=64, heads=2, emb_channels=24, text_
 
     make: called as make(place), gives an nn.Module with forward(z (b c t h w), clip) -> (b c t h w).
     mix: the wrapper that blends its answer with z, called as mix(layer, place) or mix(layer, place, alpha=0.62).
-    The other arguments set the Place; with text_channels the clips carry a text.
+    The other arguments set the Place; with text_channels, context_channels or regimes the clips carry them.
     """
-    place = Place("lab", kind, channels, emb_channels, text_channels, heads, **options)
+    place = Place("lab", kind, channels, emb_channels, text_channels, heads=heads, **options)
     start, findings = time.perf_counter(), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -296,7 +299,8 @@ def _low_precision(bench):
     with torch.no_grad():
         want, peak = layer(z, clip), _peak(layer, z, clip)
         half = lambda x: None if x is None else x.bfloat16()                                    # noqa: E731
-        out = layer.bfloat16()(half(z), replace(clip, emb=half(clip.emb), text=half(clip.text)))
+        out = layer.bfloat16()(half(z), replace(clip, emb=half(clip.emb), text=half(clip.text),
+                                                      context=half(clip.context)))
     if out.dtype != torch.bfloat16:
         return FAIL, f"bf16 in, {out.dtype} out", "cast what you make inside (positions, masks) with .to(z.dtype)"
     error = float((out.float() - want).norm() / want.norm())

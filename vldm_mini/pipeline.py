@@ -136,6 +136,13 @@ class VideoLDM:
         finally:
             self.layers.set_alpha(None)
 
+    def stage(self, name):
+        """The video model of "prediction" or "interpolation". Raises ValueError where the weights hold none."""
+        if name not in self.told:
+            raise ValueError(f"these weights hold no {name}; train it: python -m vldm_mini train {name}, "
+                             "or use weights that have it")
+        return self.told[name]
+
     @torch.no_grad()
     def told_latents(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, motion=1.0,
                      augment=0, steps=None, eta=None):
@@ -144,10 +151,7 @@ class VideoLDM:
         known (b t c h w): clean latents where mask (b t) is 1. guidance: s of eq. (4). augment: tau of the noise that
         is put on what is given (and told). What comes out at given frames is the network's own answer, nothing pasted.
         """
-        if stage not in self.told:
-            raise ValueError(f"these weights hold no {stage}; train it: python -m vldm_mini train {stage}, "
-                             "or use weights that have it")
-        model = self.told[stage]
+        model = self.stage(stage)
         keep = self.schedule.alpha_tau[augment].expand(len(known)).to(known) if augment else None
         eps = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
         c = context(known, mask, keep, eps)
@@ -167,11 +171,15 @@ class VideoLDM:
         there is already, in place of the image model's frame. Nothing is kept but the last frames: memory is constant.
         labels (b, n); progress wraps the list of windows (tqdm, say).
         """
-        b, size = len(labels), self.config.frames
-        z = self.latents(labels, frames=1, alpha=1, seed=seed, steps=steps) if first is None else first
-        yield z
+        self.stage("prediction")
         how = dict(guidance=self.config.guidance if guidance is None else guidance, augment=augment, steps=steps,
                    motion=self.config.motion if motion is None else motion)
+        return self._roll(labels, frames, seed, first, context, progress, how)
+
+    def _roll(self, labels, frames, seed, first, context, progress, how):
+        b, size = len(labels), self.config.frames
+        z = self.latents(labels, frames=1, alpha=1, seed=seed, steps=how["steps"]) if first is None else first
+        yield z
         windows = prediction_windows(frames, size, context, done=z.shape[1])
         for given, made in progress(windows) if progress else windows:
             generators = [rng(seed, 2 + made[0], i) for i in range(b)]
