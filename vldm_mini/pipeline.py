@@ -163,7 +163,7 @@ class VideoLDM:
         times = ddim_times(self.config.steps if steps is None else steps)
         return ddim(self.schedule, denoise, noise, times, "v", self.config.eta if eta is None else eta, generators)
 
-    def rollout(self, labels, frames, seed=0, first=None, context=2, guidance=None, motion=None, augment=0, steps=None,
+    def rollout(self, labels, frames, seed=0, first=None, context=2, guidance=None, motion=1.0, augment=0, steps=None,
                 progress=None):
         """A film without end (section 3.2), as a generator of latents (b n c h w), each part as soon as it is made.
 
@@ -173,7 +173,7 @@ class VideoLDM:
         """
         self.stage("prediction")
         how = dict(guidance=self.config.guidance if guidance is None else guidance, augment=augment, steps=steps,
-                   motion=self.config.motion if motion is None else motion)
+                   motion=motion)
         return self._roll(labels, frames, seed, first, context, progress, how)
 
     def _roll(self, labels, frames, seed, first, context, progress, how):

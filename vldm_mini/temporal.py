@@ -58,18 +58,21 @@ class Place:
     groups: int = 32
     ff_mult: int = 4
     ff_in: bool = True
+    space: int = 1                            # width in space of convolutions over time: 1, 3, ...
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The two temporal layers of the paper.
 
 class TimeConv(nn.Conv3d):
-    """Convolution of width 3 along time, 1x1 in space. (b c t h w) -> (b c t h w)."""
+    """Convolution of width 3 along time, `space` in space (1: each place for itself). (b c t h w) -> (b c t h w)."""
 
-    def __init__(self, channels):
-        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+    def __init__(self, channels, space=1):
+        super().__init__(channels, channels, (3, space, space), padding=(1, space // 2, space // 2))
 
     def forward(self, z):
+        if self.weight.shape[-1] > 1:
+            return super().forward(z)
         # the same sums as a 2-D convolution over (t, h*w), for which the kernels are faster
         x = F.conv2d(rearrange(z, "b c t h w -> b c t (h w)"), self.weight[..., 0], self.bias, padding=(1, 0))
         return x.unflatten(-1, z.shape[-2:])                                                    # b c t h w
@@ -87,10 +90,10 @@ class TemporalConv(nn.Module):
         super().__init__()
         c = place.channels
         self.context = LearnedDownsampling(place.context_channels, c) if place.context_channels else None
-        self.norm1, self.conv1 = nn.GroupNorm(place.groups, c), TimeConv(c)
+        self.norm1, self.conv1 = nn.GroupNorm(place.groups, c), TimeConv(c, place.space)
         self.emb = nn.Linear(place.emb_channels, c) if place.emb_channels else None
         self.regime = zero_init(nn.Embedding(place.regimes, c)) if place.regimes else None
-        self.norm2, self.conv2 = nn.GroupNorm(place.groups, c), zero_init(TimeConv(c))
+        self.norm2, self.conv2 = nn.GroupNorm(place.groups, c), zero_init(TimeConv(c, place.space))
 
     def forward(self, z, clip):
         if clip.context is not None and self.context is not None:
@@ -303,7 +306,7 @@ def insert(backbone, conv=TemporalConv, attention=TemporalAttention, alpha=0.5, 
     """Put temporal layers into an image backbone -> TemporalLayers. Fresh ones change nothing, to the bit.
 
     conv, attention: classes made as `make(place)`, or None for none. options: text_channels, context_channels, regimes,
-    ff_mult, ff_in (Place).
+    ff_mult, ff_in, space (Place).
     Backbones: our UNet and Decoder, diffusers' UNet2DConditionModel. The backbone's keys stay as they were.
     """
     layers = TemporalLayers(backbone, conv, attention, alpha, per, options)

@@ -5,11 +5,16 @@ for the given frames, decoded, against the decoded given latents (nothing is pas
 mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips whose true
 change exceeds the median; beats_copy_share_single: one sample. speed_spearman_s1, _s2: the judge's speed of the frames
 made against its speed of the true ones. Beside it: the same of shuffled pairs, and the judge's speed of true films.
+
+The judge reads a part of a speed off the scene, which both continuations share. So a second measure, within scenes: the
+same first frame, and for a second one the frame that comes after half, one and two key-frame steps. speed_order: how often
+the judge's speeds of the three continuations lie in that order (1/6 by chance); of_true: of the rendered drives.
 """
 import torch
 
 from vldm_mini import metrics, weights
 from vldm_mini.context import context_mask
+from vldm_mini.datasets import driving, video
 from vldm_mini.pipeline import VideoLDM
 from vldm_mini.training import rng
 
@@ -19,17 +24,43 @@ N, SAMPLES, STEPS = 200, 8, 8
 
 
 @torch.no_grad()
-def continued(model, z, labels, given, k, steps=None):
+def continued(model, z, labels, given, k, steps=None, guidance=None):
     """Windows that go on from the first `given` frames of z (n t c h w), sample k -> latents like z."""
-    out = []
+    out, guidance = [], model.config.guidance if guidance is None else guidance
     for at in range(0, len(z), 8):
         part = z[at:at + 8]
         generators = [rng(17 + k, given, at + i) for i in range(len(part))]
         noise = torch.stack([torch.randn(part.shape[1:], generator=g) for g in generators])
         mask = context_mask(part.shape[1], given).expand(len(part), -1)
         out.append(model.told_latents("prediction", labels[at:at + 8], part * mask[:, :, None, None, None], mask, noise,
-                                      generators, guidance=model.config.guidance, motion=model.config.motion, steps=steps))
+                                      generators, guidance=guidance, steps=steps))
     return torch.cat(out)
+
+
+@torch.no_grad()
+def held_out(model, n):
+    """-> clips, films (n 8 3 64 128), labels (n, 2), latents (n 8 c h w)."""
+    frames, clips = _drives.real(n, first=8000)
+    x = _drives.floats(frames)
+    labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
+    return clips, x, labels, torch.stack([model.autoencoder.encode(film) for film in x])
+
+
+@torch.no_grad()
+def speed_order(model, judge, folder, n):
+    """-> share of n scenes whose three continuations are judged slower, as fast, faster; the same of rendered ones."""
+    made, true = [], []
+    for rate in (2, 1, 0.5):
+        clips = [driving.Drive(seed, 8, 64, rate * driving.KEY_FPS, start=2.0)
+                 for seed in driving.seeds("held_out", n, first=12_000)]
+        x = torch.stack([video.to_float(clip.frames) for clip in clips])
+        labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
+        z = torch.stack([model.autoencoder.encode(film) for film in x])
+        y = kept(folder, f"{n} at {rate}", lambda: continued(model, z, labels, 2, 0, STEPS))
+        made.append(judge.judge(model.decode(y)[:, 2:]).speed)
+        true.append(judge.judge(x[:, 2:]).speed)
+    ordered = lambda a, b, c: round(float(((a < b) & (b < c)).float().mean()), 4)                       # noqa: E731
+    return ordered(*made), ordered(*true)
 
 
 def kept(folder, name, make):
@@ -45,17 +76,17 @@ def run(folder=None, n=N):
     """All figures; arguments are for tests."""
     folder = folder or weights.shipped(_drives.WEIGHTS)
     model, judge = VideoLDM.from_pretrained(folder), _drives.judges(folder)[0]
-    frames, clips = _drives.real(n, first=8000)
-    x = _drives.floats(frames)
-    labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
-    z = torch.stack([model.autoencoder.encode(film) for film in x])
+    clips, x, labels, z = held_out(model, n)
     ref = model.decode(z)
     true = judge.judge(x[:, 2:]).speed
+    told = torch.tensor([float(clip.scene.speed(clip.times[2:]).mean()) for clip in clips])
     moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
     out = {}
     for given in (1, 2):
         y = model.decode(kept(folder, f"{n} {given} long", lambda: continued(model, z, labels, given, 0)))
-        out[given] = dict(speed=round(metrics.spearman(judge.judge(y[:, 2:]).speed, true), 4),
+        speed = judge.judge(y[:, 2:]).speed
+        out[given] = dict(speed=round(metrics.spearman(speed, true), 4),
+                          speed_of_the_truth=round(metrics.spearman(speed, told), 4),
                           context_psnr_db=round(float(metrics.psnr(y[:, :given], ref[:, :given]).mean()), 2))
     nexts = [kept(folder, f"{n} next {k}", lambda: continued(model, z[moving], labels[moving], 2, k, STEPS)[:, 2:3])
              for k in range(SAMPLES)]
@@ -63,11 +94,12 @@ def run(folder=None, n=N):
     off = lambda y: (y - x[moving, 2]).square().flatten(1).mean(1)                                      # noqa: E731
     copy = off(ref[moving, 1])
     share = lambda y: round(float((off(y) < copy).float().mean()), 4)                                   # noqa: E731
+    order, order_of_true = speed_order(model, judge, folder, max(2, n // 3))
     mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     return {"context_psnr_db": min(row["context_psnr_db"] for row in out.values()),
             "beats_copy_share": share(films.mean(0)), "beats_copy_share_single": share(films[0]),
             "speed_spearman_s1": out[1]["speed"], "speed_spearman_s2": out[2]["speed"], "n": n,
+            "speed_order": order, "speed_order_of_true": order_of_true,
             "beside": {"beats_copy_share, blurred copy": share(torch.nn.functional.avg_pool2d(ref[moving, 1], 5, 1, 2)),
                        "speed of other clips": round(metrics.spearman(true[mixed], true), 4),
-                       "judge of true frames against the truth": round(metrics.spearman(true, torch.tensor(
-                           [float(clip.scene.speed(clip.times[2:]).mean()) for clip in clips])), 4)}, "by_s": out}
+                       "judge of true frames against the truth": round(metrics.spearman(true, told), 4)}, "by_s": out}
