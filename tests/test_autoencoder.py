@@ -15,7 +15,7 @@ from vldm_mini.autoencoder import (
     hinge_critic_loss,
     hinge_decoder_loss,
 )
-from vldm_mini.temporal import insert
+from vldm_mini.temporal import TimeConv, insert
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,9 @@ def test_latents_of_a_wrong_shape_are_refused(model, shape):
 
 # -- the temporal decoder ---------------------------------------------------------------------------------------------
 
-def test_an_untrained_temporal_decoder_is_the_plain_one_to_the_bit(model):
-    z, layers = normal(2, 5, 4, 8, 8), insert(model.decoder, attention=None)
+@pytest.mark.parametrize("space", [1, 3])
+def test_an_untrained_temporal_decoder_is_the_plain_one_to_the_bit(model, space):
+    z, layers = normal(2, 5, 4, 8, 8), insert(model.decoder, attention=None, space=space)
     with torch.no_grad():
         assert torch.equal(VideoDecoder(model, layers)(z), VideoDecoder(model)(z))
         shaken(layers, 0.2)
@@ -115,6 +116,13 @@ def test_an_untrained_temporal_decoder_is_the_plain_one_to_the_bit(model):
         assert torch.equal(model.decode(z[0]), VideoDecoder(model)(z)[0]) or \
             torch.allclose(model.decode(z[0]), VideoDecoder(model)(z)[0], atol=1e-5), "called plainly it is as before"
     layers.remove()
+
+
+@pytest.mark.parametrize("space, seen", [(1, 1), (3, 9)])
+def test_convolutions_over_time_look_as_far_sideways_as_they_are_told(space, seen):
+    z = normal(1, 4, 3, 5, 5).requires_grad_()
+    TimeConv(4, space)(z)[0, :, 1, 2, 2].sum().backward()
+    assert (z.grad.abs().sum(1)[0] > 0).sum((1, 2)).tolist() == [seen] * 3
 
 
 def test_the_critic_of_clips_sees_nine_frames(model):

@@ -6,13 +6,16 @@ mean of 8 samples of the next frame is nearer to the true one than a copy of the
 change exceeds the median; beats_copy_share_single: one sample. speed_spearman_s1, _s2: the judge's speed of the frames
 made against its speed of the true ones. Beside it: the same of shuffled pairs, and the judge's speed of true films.
 
+On `actions`, arm_goes_on: held-out windows in which what moves rises (or sinks) clearly from frame 0 to 1 and in truth
+goes on so to frame 2; how often frame 2 as made does, with S = 2, and beside it with S = 1 and for a copy.
+
 The judge reads a part of a speed off the scene, which both continuations share. So a second measure, within scenes: the
 same first frame, and for a second one the frame that comes after half, one and two key-frame steps. speed_order: how often
 the judge's speeds of the three continuations lie in that order (1/6 by chance); of_true: of the rendered drives.
 """
 import torch
 
-from vldm_mini import metrics, weights
+from vldm_mini import metrics, recipes, weights
 from vldm_mini.context import context_mask
 from vldm_mini.datasets import driving, video
 from vldm_mini.pipeline import VideoLDM
@@ -63,6 +66,40 @@ def speed_order(model, judge, folder, n):
     return ordered(*made), ordered(*true)
 
 
+def height(films, still):
+    """Where what moves is, of films (n t 3 h w) before `still` (n 1 3 h w) -> (n t), 0 at the bottom, 1 on top."""
+    weight = ((films - still).abs().mean(2) - 0.15).clamp(min=0)
+    return (weight * torch.linspace(1, 0, films.shape[-2])[:, None]).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-6)
+
+
+@torch.no_grad()
+def arms():
+    """-> {"S = 2": share, "S = 1": share, "copy": share, "windows": n} of held-out real windows that go on as they went."""
+    folder = weights.shipped("actions")
+    model, (_, clips) = VideoLDM.from_pretrained(folder), recipes.load_clips("actions", recipes.SIZES["s"])
+    x, still, labels = [], [], []
+    for clip in clips:
+        film = video.to_float(clip.frames)
+        starts = range(0, len(film) - video.span(8, 3), 3)
+        x += [film[i::3][:8] for i in starts]
+        still += [film.median(0).values[None]] * len(starts)
+        labels += [model.labels(action=video.ACTIONS[clip.labels["action"]])] * len(starts)
+    x, still, labels = torch.stack(x), torch.stack(still), torch.cat(labels)
+    change = height(x[:, :3], still).diff(dim=1)
+    clear = change.abs() > change.abs().median(0).values
+    on = (clear.all(1) & (change[:, 0].sign() == change[:, 1].sign())).nonzero()[:, 0]
+    x, still, labels, change = x[on], still[on], labels[on], change[on]
+    z = torch.stack([model.autoencoder.encode(film) for film in x])
+
+    def share(films):
+        return round(float((height(films, still).diff(dim=1)[:, 0].sign() == change[:, 0].sign()).float().mean()), 4)
+    out = {"S = 2": share(model.decode(kept(folder, "arms 2", lambda: continued(model, z, labels, 2, 0)))[:, 1:3])}
+    # told frame 1 only: nothing says where it came from
+    late = torch.cat([z[:, 1:], z[:, -1:]], dim=1)
+    alone = model.decode(kept(folder, "arms 1", lambda: continued(model, late, labels, 1, 0)))[:, :2]
+    return out | {"S = 1": share(alone), "copy": share(x[:, [1, 1]]), "windows": len(on)}
+
+
 def kept(folder, name, make):
     """Latents from runs/samples/ if these weights made them before."""
     path = _samples.RUNS / "samples" / f"{_samples.key(folder, prediction=name)}.safetensors"
@@ -99,7 +136,7 @@ def run(folder=None, n=N):
     return {"context_psnr_db": min(row["context_psnr_db"] for row in out.values()),
             "beats_copy_share": share(films.mean(0)), "beats_copy_share_single": share(films[0]),
             "speed_spearman_s1": out[1]["speed"], "speed_spearman_s2": out[2]["speed"], "n": n,
-            "speed_order": order, "speed_order_of_true": order_of_true,
+            "arm_goes_on": arms(), "speed_order": order, "speed_order_of_true": order_of_true,
             "beside": {"beats_copy_share, blurred copy": share(torch.nn.functional.avg_pool2d(ref[moving, 1], 5, 1, 2)),
                        "speed of other clips": round(metrics.spearman(true[mixed], true), 4),
                        "judge of true frames against the truth": round(metrics.spearman(true, told), 4)}, "by_s": out}
