@@ -62,10 +62,11 @@ class Size:
     drives: int = 0                           # clips of `driving` to train on, 16 key frames each
 
 
-def _stages(autoencoder, image, temporal, boxes=None):
+def _stages(autoencoder, image, temporal, boxes=None, **told):
     found = dict(autoencoder=Settings(*autoencoder, warmup=20), image=Settings(*image), temporal=Settings(*temporal))
-    # they go on from trained temporal layers: two thirds of their rate
-    found |= {stage: Settings(*temporal[:2], temporal[2] * 2 / 3) for stage in ("prediction", "interpolation")}
+    # they go on from trained temporal layers: two thirds of their rate. told: other (steps, batch)
+    found |= {stage: Settings(*told.get(stage, temporal[:2]), temporal[2] * 2 / 3)
+              for stage in ("prediction", "interpolation")}
     found |= dict(decoder=Settings(max(10, autoencoder[0] // 2), max(2, autoencoder[1] // 8), 1e-3, warmup=20))
     return found | dict(boxes=Settings(*boxes)) if boxes else found
 
@@ -76,7 +77,7 @@ SIZES = {
                dict(ff_mult=1, ff_in=False),
                _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
     "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(attention=(True, True, True)), dict(ff_mult=2, ff_in=False),
-              _stages((600, 32, 1.5e-3), (2600, 32, 2e-3), (3000, 6, 3e-3))),
+              _stages((600, 32, 1.5e-3), (2600, 32, 2e-3), (3000, 6, 3e-3), prediction=(800, 6))),
     "m": Size(64, 16, 3, AutoencoderConfig((96, 160), blocks=2), UNetConfig(channels=(128, 192, 256), blocks=2), dict(),
               _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4))),
     # the paper's widths, for counting and for clusters: f = 8, and a U-Net like Stable Diffusion's
@@ -90,7 +91,8 @@ SIZES = {
 # one another
 _DRIVING = {
     "xs": (12, _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3), (20, 8, 2e-3))),
-    "s": (1500, _stages((1100, 16, 1.5e-3), (2200, 16, 2e-3), (1600, 3, 3e-3), (700, 16, 2e-3))),
+    "s": (1500, _stages((1100, 16, 1.5e-3), (2200, 16, 2e-3), (1600, 3, 3e-3), (700, 16, 2e-3), prediction=(3000, 4),
+                        interpolation=(1600, 4))),
     "m": (8000, _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4), (10000, 256, 5e-4))),
     "paper": (80000, _stages((100000, 64, 1e-4), (400000, 640, 1e-4), (73000, 640, 1e-4), (100000, 640, 1e-4)))}
 DRIVING = {name: replace(SIZES[name], stride=1, width=2 * SIZES[name].pixels, drives=drives, stages=stages,
