@@ -370,6 +370,21 @@ def test_clips_pay_for_an_unsteady_error_and_frames_do_not():
         assert (float(total) > 1.2 * float(logs["loss"].mean())) == (frames > 1)
 
 
+@pytest.mark.parametrize("regime", [0, 1])
+def test_a_regime_weighs_what_its_weight_says(regime):
+    films = Latents([normal(1, 4, 4, 4, seed=5).half().expand(5, -1, -1, -1)], torch.tensor([[]]).long(), (), 25.0)
+    nothing = lambda z, tau, labels, **more: torch.zeros_like(z)                                        # noqa: E731
+
+    def told(z, windows, generators):
+        return {"regime": torch.tensor([regime] * len(z))}
+    args = (nothing, films, 5, 1, Settings(steps=1, batch=8))
+    plain, weighed = diffusion_loss(*args)(0, range(8))[0], diffusion_loss(*args, told=told)
+    same_tau = lambda *a: draw_tau(*a[:3], *recipes.TAU_CLIPS)                                          # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "draw_tau", same_tau)
+        assert float(weighed(0, range(8))[0] / plain) == pytest.approx(recipes.REGIME_WEIGHTS[regime], rel=1e-4)
+
+
 def test_training_that_starts_from_weights_goes_on_from_them(run, films, tmp_path):
     for stage in ("autoencoder", "image"):
         shutil.copytree(run[0] / stage, tmp_path / stage)
