@@ -4,7 +4,8 @@ Held-out drives, 40 clips of two true key frames each, windows of five frames at
 (regime 1), the renderer's own frames between as the truth. Scored where something moves: the half of the clips whose
 true frames change most. gain_db_7_5, gain_db_30: PSNR of the mean of 4 samples minus that of the linear blend of the
 same decoded key frames, frames between only. sharpness_ratio: gradient energy of single samples over the truth's (a
-blend's beside it), feature_gain: Fréchet distance of the films' features to the truth, blend over single samples. All
+blend's and that of the truth,
+encoded and decoded, beside it), feature_gain: Fréchet distance of the films' features to the truth, blend over single samples. All
 are the network's own answers, no key frame pasted in.
 """
 import torch
@@ -48,7 +49,7 @@ def at(model, judge, fps, regime, n=N):
     far = lambda y: metrics.frechet(judge.judge(y).films, judge.judge(x).films)                         # noqa: E731
     return {"mean_db": round(float(between(torch.stack(films).mean(0))), 3), "single_db": round(float(between(films[0])), 3),
             "blend_db": round(float(between(blend)), 3), "sharpness": round(sharp(films[0]), 3),
-            "blend_sharpness": round(sharp(blend), 3), "distance": far(films[0]), "blend_distance": far(blend),
+            "blend_sharpness": round(sharp(blend), 3), "decoded_truth_sharpness": round(sharp(model.decode(z)), 3), "distance": far(films[0]), "blend_distance": far(blend),
             "ends_db": round(float(metrics.psnr(films[0][:, [0, -1]], model.decode(ends)).mean()), 2), "moving": int(moving.sum())}
 
 

@@ -1,6 +1,6 @@
 """Does a drive go on as it was going? The network's continuation of held-out key frames against what came.
 
-200 held-out clips of 8 key frames, S = 1 and S = 2 given, guidance as shipped. context_psnr_db: the network's own answer
+200 held-out clips of 8 key frames, S = 1 and S = 2 given, guidance as shipped, 8 steps. context_psnr_db: the network's own answer
 for the given frames, decoded, against the decoded given latents (nothing is pasted in). beats_copy_share: how often the
 mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips whose true
 change exceeds the median; beats_copy_share_single: one sample. speed_spearman_s1, _s2: the judge's speed of the frames
@@ -120,7 +120,7 @@ def run(folder=None, n=N):
     moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
     out = {}
     for given in (1, 2):
-        y = model.decode(kept(folder, f"{n} {given} long", lambda: continued(model, z, labels, given, 0)))
+        y = model.decode(kept(folder, f"{n} {given} long {STEPS}", lambda: continued(model, z, labels, given, 0, STEPS)))
         speed = judge.judge(y[:, 2:]).speed
         out[given] = dict(speed=round(metrics.spearman(speed, true), 4),
                           speed_of_the_truth=round(metrics.spearman(speed, told), 4),

@@ -1,4 +1,4 @@
-"""Does a drive of 4.5 minutes stay a drive? Four rollouts of 506 key frames: memory, motion, labels, drift, loops.
+"""Does a drive of 4.5 minutes stay a drive? Four rollouts of 506 key frames, 8 steps a window: memory, motion, labels, drift, loops.
 
 As shipped, and without guidance, and with noise augmentation. Decoded and written to a film part by part.
 memory_growth_mb: resident memory at the end minus at 30 s of film, of the process. In the last 60 s: motion_ratio_last,
@@ -19,7 +19,7 @@ from vldm_mini.pipeline import VideoLDM
 
 from . import _drives, _samples
 
-FRAMES, MINUTE, SEED = 506, 112, 21           # 4.5 minutes and 60 s at 1.875 frames a second
+FRAMES, MINUTE, SEED, STEPS = 506, 112, 21, 8          # 4.5 minutes and 60 s at 1.875 frames a second
 ASKED = (dict(light="day", cars=0), dict(light="day", cars=3), dict(light="night", cars=1), dict(light="night", cars=3))
 ARMS = {"shipped": {}, "no guidance": {"guidance": 1.0}, "noise augmentation": {"augment": 60}}
 
@@ -34,14 +34,14 @@ def resident_mb():
 
 def roll(model, folder, arm, frames=FRAMES):
     """-> films uint8 (4 n h w 3), memory growth in MB. Films are kept as .mp4 and as frames in runs/samples/."""
-    stem = _samples.RUNS / "samples" / _samples.key(folder, rollout=arm, frames=frames)
+    stem = _samples.RUNS / "samples" / _samples.key(folder, rollout=arm, frames=frames, steps=STEPS)
     path, told = stem.with_suffix(".safetensors"), torch.cat([model.labels(**asked) for asked in ASKED])
     if not path.is_file():
         kept, memory = [], []
 
         def parts():
             done = torch.zeros(0)
-            for z in model.rollout(told, frames, seed=SEED, **ARMS[arm]):
+            for z in model.rollout(told, frames, seed=SEED, steps=STEPS, **ARMS[arm]):
                 x = model.decode(z)
                 memory.append((sum(len(part[0]) for part in kept), resident_mb()))
                 kept.append((x * 127.5 + 127.5).round().byte().permute(0, 1, 3, 4, 2))
