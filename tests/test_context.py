@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from tests.tiny import UNET, normal, shaken, tiny_unet
-from vldm_mini.context import context, context_mask, interpolation_windows, prediction_windows
-from vldm_mini.diffusion import guided, guided_along
+from vldm_mini.context import anchored, context, context_mask, interpolation_windows, prediction_windows, straight
+from vldm_mini.diffusion import Schedule, add_noise, guided, guided_along, target, to_x0
 from vldm_mini.temporal import TemporalLayers, VideoModel, grow, insert
 
 TAU = torch.tensor([300, 700])
@@ -156,6 +156,29 @@ def test_a_denoiser_that_cancels_is_never_asked():
     guided_along([same, never, same], [2, 2])(z, tau)
     with pytest.raises(ValueError, match="3 denoisers have 2 steps, got 1"):
         guided_along([same, same, same], [2])
+
+
+# -- interpolation is anchored at its ends ----------------------------------------------------------------------------
+
+def test_a_blend_is_the_straight_line_between_both_ends():
+    x = normal(2, 5, 3, 2, 2)
+    line = straight(x)
+    assert torch.equal(line[:, 0], x[:, 0]) and torch.allclose(line[:, 4], x[:, 4])
+    assert torch.allclose(line[:, 1], 0.75 * x[:, 0] + 0.25 * x[:, 4], atol=1e-6)
+    assert straight(line).allclose(line, atol=1e-6)
+
+
+def test_an_anchored_denoiser_is_right_at_the_ends_and_only_departs_between():
+    schedule, tau = Schedule.linear(), torch.tensor([100, 900])
+    x, eps = normal(2, 5, 3, 2, 2), normal(2, 5, 3, 2, 2, seed=1)
+    z, v = add_noise(schedule, x, eps, tau), target(schedule, x, eps, tau)
+    ends = x * context_mask(5, 1, 1)[None, :, None, None, None]                      # what lies between is not known
+    assert anchored(schedule, lambda z, tau: v, ends)(z, tau).allclose(v, atol=1e-4), "who is right stays right"
+    wrong = v + normal(2, 1, 3, 2, 2, seed=2)
+    assert anchored(schedule, lambda z, tau: wrong, ends)(z, tau).allclose(v, atol=1e-4), "what all frames have wrong is off"
+    noise = normal(2, 5, 3, 2, 2, seed=3)
+    got = to_x0(schedule, z, anchored(schedule, lambda z, tau: noise, ends)(z, tau), tau)
+    assert torch.allclose(got[:, [0, 4]], x[:, [0, 4]], atol=1e-3) and not torch.allclose(got[:, 2], x[:, 2], atol=0.1)
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_the_critic_of_the_temporal_decoder_steps_and_the_encoder_does_not(run, 
         recipes.train_decoder(films, "xs", out, STEPS)
     assert same(copies(seen[0]), before), "encoder and decoder are the plain ones to the bit"
     torch.manual_seed(0)
-    insert(Autoencoder.from_pretrained(out / "autoencoder").decoder, attention=None)
+    insert(Autoencoder.from_pretrained(out / "autoencoder").decoder, attention=None, space=3)
     fresh, end = copies(PatchCritic(dims=3)), weights.load_state(out / "decoder" / "state.pt")
     assert [name for name, x in end["modules"][1].items() if torch.equal(x, fresh[name])] == []
     assert not [name for name, x in end["modules"][0].items() if name.endswith("conv2.weight") and x.abs().max() == 0]
@@ -370,19 +370,27 @@ def test_clips_pay_for_an_unsteady_error_and_frames_do_not():
         assert (float(total) > 1.2 * float(logs["loss"].mean())) == (frames > 1)
 
 
-@pytest.mark.parametrize("regime", [0, 1])
-def test_a_regime_weighs_what_its_weight_says(regime):
-    films = Latents([normal(1, 4, 4, 4, seed=5).half().expand(5, -1, -1, -1)], torch.tensor([[]]).long(), (), 25.0)
+def told_regime(films, regime):
+    """The loss of a network that always answers 0 and is told both ends."""
     nothing = lambda z, tau, labels, **more: torch.zeros_like(z)                                        # noqa: E731
 
-    def told(z, windows, generators):
-        return {"regime": torch.tensor([regime] * len(z))}
-    args = (nothing, films, 5, 1, Settings(steps=1, batch=8))
-    plain, weighed = diffusion_loss(*args)(0, range(8))[0], diffusion_loss(*args, told=told)
-    same_tau = lambda *a: draw_tau(*a[:3], *recipes.TAU_CLIPS)                                          # noqa: E731
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "draw_tau", same_tau)
-        assert float(weighed(0, range(8))[0] / plain) == pytest.approx(recipes.REGIME_WEIGHTS[regime], rel=1e-4)
+    told = lambda z, windows, generators: {"regime": torch.tensor([regime] * len(z))}                   # noqa: E731
+    return float(diffusion_loss(nothing, films, 5, 1, Settings(steps=1, batch=8), told=told)(0, range(8))[0])
+
+
+def test_a_regime_weighs_what_its_weight_says():
+    films = Latents([normal(5, 4, 4, 4, seed=5).half()], torch.tensor([[]]).long(), (), 25.0)
+    ratio = recipes.REGIME_WEIGHTS[1] / recipes.REGIME_WEIGHTS[0]
+    assert told_regime(films, 1) / told_regime(films, 0) == pytest.approx(ratio, rel=1e-4)
+
+
+def test_interpolation_is_asked_for_no_more_than_the_departure_from_a_blend():
+    line = torch.linspace(0, 1, 5)[:, None, None, None] * normal(4, 4, 4, seed=5)
+    bent = line + 3 * torch.tensor([0.0, 0, 1, 0, 0])[:, None, None, None]
+    straight, curved = (Latents([film.half()], torch.tensor([[]]).long(), (), 25.0) for film in (line, bent))
+    assert told_regime(curved, 0) > 1.3 * told_regime(straight, 0)
+    again = Latents([(line + 5 * normal(4, 4, 4, seed=6)).half()], torch.tensor([[]]).long(), (), 25.0)
+    assert told_regime(again, 0) == pytest.approx(told_regime(straight, 0), rel=0.01), "what all frames share is given"
 
 
 def test_training_that_starts_from_weights_goes_on_from_them(run, films, tmp_path):

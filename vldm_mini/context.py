@@ -39,6 +39,27 @@ def context(z, mask, keep=None, eps=None):
     return torch.cat([mask * rearrange(z, "b t c h w -> b c t h w"), told], dim=1)
 
 
+def straight(x):
+    """The straight line in time from the first frame to the last: a blend. (b t c h w) -> like x."""
+    share = torch.linspace(0, 1, x.shape[1], device=x.device, dtype=x.dtype)
+    return x[:, :1].lerp(x[:, -1:], share[:, None, None, None])
+
+
+def anchored(schedule, denoise, known):
+    """A v-denoiser whose answer at both ends is what is known there, and between them off by what its own ends are not.
+
+    MINI: of an interpolation only the departure from the blend of its ends is asked of the network. What it gets wrong
+    at the ends, where the answer is known, it gets wrong between them as well: that line is taken off. So no part of
+    it is spent on copying the ends to the digit; the paper has no such step. known (b t c h w): clean, ends only count.
+    """
+    def denoise_anchored(z, tau):
+        alpha_tau, sigma_tau = schedule.at(tau, z)
+        y = denoise(z, tau)
+        # z = alpha_tau x + sigma_tau eps and v = alpha_tau eps - sigma_tau x, so v = (alpha_tau z - x) / sigma_tau
+        return y - straight(y - (alpha_tau * z - known) / sigma_tau)
+    return denoise_anchored
+
+
 class LearnedDownsampling(nn.Conv2d):
     """c_S (b c+1 t h w), resized to the places of a layer, through a convolution of the layer's own (paper, Fig. 4).
 

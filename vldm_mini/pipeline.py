@@ -16,7 +16,7 @@ from einops import rearrange
 
 from . import machine
 from .autoencoder import Autoencoder, VideoDecoder
-from .context import context, context_mask, prediction_windows
+from .context import anchored, context, context_mask, prediction_windows
 from .diffusion import Schedule, ddim, ddim_times, guided, guided_along
 from .temporal import TemporalLayers, VideoModel
 from .training import rng
@@ -149,7 +149,8 @@ class VideoLDM:
         """One window of a stage that is told frames: noise (b t c h w) -> latents like it.
 
         known (b t c h w): clean latents where mask (b t) is 1. guidance: s of eq. (4). augment: tau of the noise that
-        is put on what is given (and told). What comes out at given frames is the network's own answer, nothing pasted.
+        is put on what is given (and told). What prediction answers at given frames is its own, nothing pasted;
+        interpolation is anchored there.
         """
         model = self.stage(stage)
         keep = self.schedule.alpha_tau[augment].expand(len(known)).to(known) if augment else None
@@ -160,6 +161,7 @@ class VideoLDM:
         alone = guided(full, plain, guidance)
         both = guided_along([image, plain, full], [motion, guidance])
         denoise = lambda z, tau: (both if int(tau[0]) > self.config.motion_above else alone)(z, tau)    # noqa: E731
+        denoise = anchored(self.schedule, denoise, known) if stage == "interpolation" else denoise
         times = ddim_times(self.config.steps if steps is None else steps)
         return ddim(self.schedule, denoise, noise, times, "v", self.config.eta if eta is None else eta, generators)
 
@@ -191,11 +193,8 @@ class VideoLDM:
             yield new
             z = torch.cat([z, new], dim=1)[:, -max(2, context):]
 
-    def interpolate(self, z, labels, regime, seed=0, steps=10, motion=1.0, batch=8, paste=True):
-        """T to 4T (regime 0) or 4T to 16T (regime 1), section 3.3: latents (b n c h w) -> (b 4(n - 1) + 1 c h w).
-
-        paste: given frames stay what they are; else they too are the network's answer (the earlier window's).
-        """
+    def interpolate(self, z, labels, regime, seed=0, steps=10, motion=1.0, batch=8):
+        """T to 4T (regime 0) or 4T to 16T (regime 1), section 3.3: latents (b n c h w) -> (b 4(n - 1) + 1 c h w)."""
         b, n = z.shape[:2]
         ends = torch.stack([z[:, :-1], z[:, 1:]], dim=2).flatten(0, 1)                          # (b (n-1)) 2 c h w
         there = labels.repeat_interleave(n - 1, 0)
@@ -208,9 +207,8 @@ class VideoLDM:
             out.append(self.told_latents("interpolation", some, known, context_mask(5, 1, 1).expand(len(part), -1),
                                          noise, generators, regime=told, motion=motion, steps=steps, eta=0.0))
         windows = rearrange(torch.cat(out), "(b n) t c h w -> b n t c h w", b=b)
-        body, end = (windows[:, :, :4], windows[:, -1:, 4]) if not paste else \
-            (torch.cat([z[:, :-1, None], windows[:, :, 1:4]], dim=2), z[:, -1:])
-        return torch.cat([body.flatten(1, 2), end], dim=1)
+        body = torch.cat([z[:, :-1, None], windows[:, :, 1:4]], dim=2)                 # given frames stay to the bit
+        return torch.cat([body.flatten(1, 2), z[:, -1:]], dim=1)
 
     @torch.no_grad()
     def decode(self, z):

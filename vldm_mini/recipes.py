@@ -31,7 +31,7 @@ from .autoencoder import (
     hinge_critic_loss,
     hinge_decoder_loss,
 )
-from .context import context, context_mask
+from .context import context, context_mask, straight
 from .datasets import driving, video
 from .diffusion import Schedule, ddim, ddim_times, denoising_error
 from .pipeline import BOX_CHANNELS, PipelineConfig, box_map
@@ -236,7 +236,7 @@ def decoder_players(decoder, trained, pull_on, critic, films, settings, length):
 
     def critic_loss(step, samples):
         return hinge_critic_loss(judge(last["real"]), judge(last["fake"])), {}
-    return [Player("decoder", trained, loss), Player("critic", critic, critic_loss, 0.5)]
+    return [Player("decoder", trained, loss, muon=True), Player("critic", critic, critic_loss, 0.5)]
 
 
 def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
@@ -245,7 +245,9 @@ def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, se
     folder, model = Path(out) / "decoder", Autoencoder.from_pretrained(Path(out) / "autoencoder").to(machine.device())
     model.requires_grad_(False)
     torch.manual_seed(seed)
-    layers = TemporalLayers.from_pretrained(start, model.decoder) if start else insert(model.decoder, attention=None)
+    # MINI: convolutions over time that also look sideways: what moves is elsewhere in the next frame
+    layers = TemporalLayers.from_pretrained(start, model.decoder) if start else \
+        insert(model.decoder, attention=None, space=3)
     critic, pull_on = PatchCritic(dims=3).to(machine.device()), list(layers.mixes.values())[-1].layer.conv2.weight
     players = decoder_players(VideoDecoder(model, layers), layers.train(), pull_on, critic, decoder_films(data, dial),
                               settings, dial.frames)
@@ -429,7 +431,8 @@ def noisy_context(z, mask, generators):
 def diffusion_loss(model, found, frames, stride, settings, told=None):
     """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T.
 
-    told(z, windows, generators) -> {name: what the model is told beside labels}: boxes, or c_S of eq. (3).
+    told(z, windows, generators) -> {name: what the model is told beside labels}: boxes, or c_S of eq. (3). Told both
+    ends (and a regime), it answers as context.anchored.
     """
     def loss(step, samples):
         draw = [rng(settings.seed, step, sample) for sample in samples]
@@ -442,6 +445,7 @@ def diffusion_loss(model, found, frames, stride, settings, told=None):
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         more = told(z, windows, draw) if told else {}
         error = denoising_error(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **more), z, tau, eps, PREDICTION)
+        error = error - straight(error) if "regime" in more else error
         each = error.square().flatten(1).mean(1)
         counts = torch.tensor(REGIME_WEIGHTS).to(each)[more["regime"]] if "regime" in more else 1.0
         total = (counts * (each if frames == 1 else each + STEADY * unsteadiness(error))).mean()
