@@ -201,9 +201,9 @@ CHANGE_WEIGHT, DECODER_FPS = 2.0, (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4
 
 
 def decoder_films(data, dial, split="train", n=600):
-    """Films to decode, uint8 (t h w 3) each. Of `driving` one a drive, at one of DECODER_FPS; else the clips."""
+    """Films to decode, uint8 (t h w 3) each. Of `driving` one a drive, at one of DECODER_FPS; else as generated."""
     if data != "driving":
-        return [clip.frames for clip in load_clips(data, dial)[split != "train"]]
+        return [clip.frames[::dial.stride] for clip in load_clips(data, dial)[split != "train"]]
     return [driving.Drive(seed, dial.frames, dial.pixels, DECODER_FPS[i % len(DECODER_FPS)], start=2.0).frames
             for i, seed in enumerate(driving.seeds(split, min(n, dial.drives)))]
 

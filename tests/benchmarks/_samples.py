@@ -68,10 +68,14 @@ def make(model, n, held_out=False, alpha=None, motion=None):
     return Samples(*(torch.cat(part) for part in zip(*parts)))
 
 
-def key(folder, **settings):
-    """A name for what these weights and settings give: 16 hexadecimal digits."""
+# the stages that films of `generate` are made by
+STAGES = ("autoencoder", "image", "temporal", "boxes", "decoder")
+
+
+def key(folder, stages=STAGES, **settings):
+    """A name for what the weights of these stages and these settings give: 16 hexadecimal digits."""
     files = sorted(file for file in Path(folder).rglob("*") if file.name in (weights.WEIGHTS, weights.CONFIG))
-    files = [file for file in files if "judges" not in file.parts]
+    files = [file for file in files if file.parent == Path(folder) or file.parent.name in stages]
     asked = [(str(file.relative_to(folder)), weights.sha256(file)) for file in files]
     text = json.dumps([asked, SEEDS, FRAMES, STEPS, SCALE, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,13 +1,13 @@
 """Does the temporal decoder flicker less than the frame-wise one, trained for as many steps more?
 
 Held-out drives, 200 clips of 8 frames at 30 a second, true latents. Both decoders begin as the shipped one and are
-trained on the same films for the same steps: the frame-wise one in all its weights with a critic of frames, the temporal
-one in its temporal layers only with a critic of clips. flicker_ratio: `metrics.flicker`, temporal over frame-wise.
-psnr_gain_db: temporal minus frame-wise. video_distance_gain: Fréchet distance of films to the true ones, frame-wise over
-temporal. frame_distance_ratio: of frames, temporal over frame-wise. Beside them the shipped decoder without more training,
-and an opponent: the frame-wise film blurred along time. slow_flicker_ratio: of the slowest quarter of the drives, where
-detail that was lost does not move, and what changes is the decoder's own. chunks_psnr_db: 48 frames
-in parts against the whole.
+trained on the same films for the same steps: the frame-wise one in all its weights with a critic of frames, the
+temporal one in its temporal layers only with a critic of clips. flicker_ratio: `metrics.flicker`, temporal over
+frame-wise. psnr_gain_db: temporal minus frame-wise. video_distance_gain: Fréchet distance of films to the true ones,
+frame-wise over temporal. frame_distance_ratio: of frames, temporal over frame-wise. Beside them the shipped decoder
+without more training, and an opponent: the frame-wise film blurred along time. slow_flicker_ratio: of the slowest
+quarter of the drives, where detail that was lost does not move, and what changes is the decoder's own.
+chunks_psnr_db: 48 frames in parts against the whole.
 """
 from dataclasses import replace
 
@@ -35,7 +35,8 @@ def films(n=N, frames=8):
 def frame_wise(folder):
     """The shipped decoder, trained on as the temporal one was, frame by frame. Kept in runs/."""
     settings = Settings(**Record.load(folder / "decoder").settings)
-    out = _samples.RUNS / "samples" / f"{_samples.key(folder, frame_wise_decoder=settings.steps)}-decoder"
+    key = _samples.key(folder, ("autoencoder",), frame_wise_decoder=settings.steps)
+    out = _samples.RUNS / "samples" / f"{key}-decoder"
     if not (out / weights.WEIGHTS).is_file():
         model = Autoencoder.from_pretrained(folder / "autoencoder").train()
         model.encoder.requires_grad_(False)
@@ -73,8 +74,8 @@ def run(folder=None, n=N):
            "shipped": decoded(VideoDecoder(model), z)}
     out["frame-wise, blurred in time"] = blurred(out["frame-wise"])
     true, said = judge.judge(x), {name: judge.judge(y) for name, y in out.items()}
-    report = lambda a, kind: metrics.frechet_report(getattr(a, kind).flatten(0, -2),                    # noqa: E731
-                                                    getattr(true, kind).flatten(0, -2), torch.Generator().manual_seed(0))
+    report = lambda a, kind: metrics.frechet_report(                                                    # noqa: E731
+        getattr(a, kind).flatten(0, -2), getattr(true, kind).flatten(0, -2), torch.Generator().manual_seed(0))
     table = {name: dict(psnr_db=round(float(metrics.psnr(y, x).mean()), 3), flicker=float(metrics.flicker(y, x).mean()),
                         video_distance=report(said[name], "films"), frame_distance=report(said[name], "frames"))
              for name, y in out.items()}

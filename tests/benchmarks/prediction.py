@@ -1,10 +1,11 @@
 """Does a drive go on as it was going? The network's continuation of held-out key frames against what came.
 
-200 held-out clips of 8 key frames, S = 1 and S = 2 given, guidance as shipped, 8 steps. context_psnr_db: the network's own answer
-for the given frames, decoded, against the decoded given latents (nothing is pasted in). beats_copy_share: how often the
-mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips whose true
-change exceeds the median; beats_copy_share_single: one sample. speed_spearman_s1, _s2: the judge's speed of the frames
-made against its speed of the true ones. Beside it: the same of shuffled pairs, and the judge's speed of true films.
+200 held-out clips of 8 key frames, S = 1 and S = 2 given, guidance as shipped, 8 steps. context_psnr_db: the network's
+own answer for the given frames, decoded, against the decoded given latents (nothing is pasted in). beats_copy_share: how
+often the mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips
+whose true change exceeds the median, without guidance (a mean wants no exaggeration); beats_copy_share_single: one of
+them. speed_spearman_s1, _s2: the judge's speed of the frames made against its speed of the true ones. Beside it: the same
+of shuffled pairs, and the judge's speed of true films.
 
 On `actions`, arm_goes_on: held-out windows in which what moves rises (or sinks) clearly from frame 0 to 1 and in truth
 goes on so to frame 2; how often frame 2 as made does, with S = 2, and beside it with S = 1 and for a copy.
@@ -13,6 +14,8 @@ The judge reads a part of a speed off the scene, which both continuations share.
 same first frame, and for a second one the frame that comes after half, one and two key-frame steps. speed_order: how often
 the judge's speeds of the three continuations lie in that order (1/6 by chance); of_true: of the rendered drives.
 """
+from functools import partial
+
 import torch
 
 from vldm_mini import metrics, recipes, weights
@@ -59,7 +62,7 @@ def speed_order(model, judge, folder, n):
         x = torch.stack([video.to_float(clip.frames) for clip in clips])
         labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
         z = torch.stack([model.autoencoder.encode(film) for film in x])
-        y = kept(folder, f"{n} at {rate}", lambda: continued(model, z, labels, 2, 0, STEPS))
+        y = kept(folder, f"{n} at {rate}", partial(continued, model, z, labels, 2, 0, STEPS))
         made.append(judge.judge(model.decode(y)[:, 2:]).speed)
         true.append(judge.judge(x[:, 2:]).speed)
     ordered = lambda a, b, c: round(float(((a < b) & (b < c)).float().mean()), 4)                       # noqa: E731
@@ -74,7 +77,7 @@ def height(films, still):
 
 @torch.no_grad()
 def arms():
-    """-> {"S = 2": share, "S = 1": share, "copy": share, "windows": n} of held-out real windows that go on as they went."""
+    """-> {"S = 2", "S = 1", "copy": share of held-out real windows that go on as they went, "windows": how many}."""
     folder = weights.shipped("actions")
     model, (_, clips) = VideoLDM.from_pretrained(folder), recipes.load_clips("actions", recipes.SIZES["s"])
     x, still, labels = [], [], []
@@ -102,7 +105,8 @@ def arms():
 
 def kept(folder, name, make):
     """Latents from runs/samples/ if these weights made them before."""
-    path = _samples.RUNS / "samples" / f"{_samples.key(folder, prediction=name)}.safetensors"
+    key = _samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name)
+    path = _samples.RUNS / "samples" / f"{key}.safetensors"
     if not path.is_file():
         weights.save_tensors(path, {"z": make().half()})
     return weights.load_tensors(path)["z"].float()
@@ -120,14 +124,15 @@ def run(folder=None, n=N):
     moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
     out = {}
     for given in (1, 2):
-        y = model.decode(kept(folder, f"{n} {given} long {STEPS}", lambda: continued(model, z, labels, given, 0, STEPS)))
+        make = partial(continued, model, z, labels, given, 0, STEPS)
+        y = model.decode(kept(folder, f"{n} {given} long {STEPS}", make))
         speed = judge.judge(y[:, 2:]).speed
         out[given] = dict(speed=round(metrics.spearman(speed, true), 4),
                           speed_of_the_truth=round(metrics.spearman(speed, told), 4),
                           context_psnr_db=round(float(metrics.psnr(y[:, :given], ref[:, :given]).mean()), 2))
-    nexts = [kept(folder, f"{n} next {k}", lambda: continued(model, z[moving], labels[moving], 2, k, STEPS)[:, 2:3])
+    nexts = [kept(folder, f"{n} next {k}", partial(continued, model, z[moving], labels[moving], 2, k, STEPS, 1.0))
              for k in range(SAMPLES)]
-    films = torch.stack([model.decode(some)[:, 0] for some in nexts])
+    films = torch.stack([model.decode(some[:, :3])[:, 2] for some in nexts])
     off = lambda y: (y - x[moving, 2]).square().flatten(1).mean(1)                                      # noqa: E731
     copy = off(ref[moving, 1])
     share = lambda y: round(float((off(y) < copy).float().mean()), 4)                                   # noqa: E731
