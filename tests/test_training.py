@@ -15,7 +15,7 @@ from tests.tiny import copies, normal, same, tiny_unet
 from vldm_mini import training, weights
 from vldm_mini.recipes import SIZES, Latents, diffusion_loss
 from vldm_mini.temporal import VideoModel, insert
-from vldm_mini.training import EMA, LEVELS, Player, Record, Settings, autocast, learning_rate, levels, rng, train
+from vldm_mini.training import EMA, LEVELS, Player, Record, Settings, learning_rate, levels, rng, train
 from vldm_mini.unet import UNet
 
 SETTINGS = Settings(steps=20, batch=4, lr=1e-2, warmup=3, ema=0.9, precision="fp32", save_every_s=0)
@@ -134,7 +134,7 @@ def test_training_learns_and_ends_in_the_ema_weights(tmp_path):
     model, record = fit(tmp_path, replace(SETTINGS, steps=100, lr=0.1, save_every_s=60))
     assert record.rows[-1]["losses"]["linear"] < 0.01 * record.rows[0]["losses"]["linear"]
     end = state(tmp_path)
-    assert same(copies(model), end["emas"][0]["shadow"]) and not same(copies(model), end["modules"][0])
+    assert same(copies(model), end["ema"]["shadow"]) and not same(copies(model), end["modules"][0])
 
 
 def test_the_gradient_is_clipped(tmp_path):
@@ -179,10 +179,12 @@ def test_bf16_is_used_where_it_is_asked_for_and_the_weights_stay_in_float32(tmp_
         y = model(normal(2, 4))
         seen.append(y.dtype)
         return y.float().square().mean(), {}
-    train(tmp_path, replace(SETTINGS, steps=3, precision="bf16"), [Player("bf16", model, loss)], progress=False)
-    assert set(seen) == {torch.bfloat16} and model.weight.dtype == torch.float32 and model.weight.isfinite().all()
-    with autocast("fp32", "cpu"):
-        assert model(normal(2, 4)).dtype == torch.float32
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        seen.clear()
+        train(tmp_path / precision, replace(SETTINGS, steps=3, precision=precision), [Player("net", model, loss)],
+              progress=False)
+        assert set(seen) == {dtype}
+    assert model.weight.dtype == torch.float32 and model.weight.isfinite().all()
 
 
 # -- the flight recorder ----------------------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ def test_strips_are_drawn_from_the_ema_weights_and_leave_the_training_weights_al
     assert record.strips == ["strip_000001.webp", "strip_000003.webp", "strip_000007.webp", "strip_000020.webp"]
     assert all((tmp_path / "drawn" / name).is_file() for name in record.strips)
     with_strips, without = state(tmp_path / "drawn"), state(tmp_path / "plain")
-    assert same(drawn[-1], with_strips["emas"][0]["shadow"]) and not same(drawn[-1], with_strips["modules"][0])
+    assert same(drawn[-1], with_strips["ema"]["shadow"]) and not same(drawn[-1], with_strips["modules"][0])
     assert same(with_strips["modules"][0], without["modules"][0])
 
 

@@ -49,6 +49,28 @@ def test_weights_are_saved_in_half_precision_unless_asked_otherwise(tmp_path):
     assert same(copies(UNet.from_pretrained(tmp_path / "full")), copies(model))
 
 
+def test_weights_in_8_bits_are_half_as_large_and_as_good_as_the_same(tmp_path):
+    model = tiny_unet()
+    for name, dtype in (("half", torch.float16), ("eight", torch.int8)):
+        model.save_pretrained(tmp_path / name, dtype=dtype)
+    size = lambda name: (tmp_path / name / "model.safetensors").stat().st_size                          # noqa: E731
+    again = UNet.from_pretrained(tmp_path / "eight")
+    assert size("eight") < 0.75 * size("half"), "a tiny net has many names for few weights"
+    for (name, x), y in zip(model.state_dict().items(), again.state_dict().values()):
+        if x.ndim > 1:
+            step = x.flatten(1).abs().amax(1) / 127
+            assert ((y - x).flatten(1).abs().amax(1) <= 0.501 * step + 1e-9).all(), name
+        else:
+            assert torch.allclose(x, y, atol=1e-3)
+    noise, tau = normal(2, 4, 8, 8), torch.tensor([100, 900])
+    with torch.no_grad():
+        y, y_again = model(noise, tau), again(noise, tau)
+    assert float((y - y_again).square().mean() / y.square().mean()) < 1e-3
+    again.save_pretrained(tmp_path / "twice", dtype=torch.int8)
+    for x, y in zip(again.state_dict().values(), UNet.from_pretrained(tmp_path / "twice").state_dict().values()):
+        assert torch.allclose(x, y, rtol=1e-5, atol=1e-7), "saved again it does not wear off"
+
+
 def test_scalars_and_integers_stay_exact(tmp_path):
     @dataclass(frozen=True)
     class Config:

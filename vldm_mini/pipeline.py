@@ -188,12 +188,11 @@ class VideoLDM:
             noise = torch.stack([torch.randn(size, *z.shape[2:], generator=g) for g in generators]).to(z)
             known = torch.cat([z[:, -len(given):], torch.zeros_like(noise)[:, len(given):]], dim=1)
             mask = context_mask(size, len(given)).expand(b, -1)
-            made_z = self.told_latents("prediction", labels, known, mask, noise, generators, **how)
-            new = made_z[:, len(given):][:, :len(made)]
-            yield new
+            new = self.told_latents("prediction", labels, known, mask, noise, generators, **how)[:, len(given):]
+            yield (new := new[:, :len(made)])
             z = torch.cat([z, new], dim=1)[:, -max(2, context):]
 
-    def interpolate(self, z, labels, regime, seed=0, steps=10, motion=1.0, batch=8):
+    def interpolate(self, z, labels, regime, seed=0, steps=10, batch=8):
         """T to 4T (regime 0) or 4T to 16T (regime 1), section 3.3: latents (b n c h w) -> (b 4(n - 1) + 1 c h w)."""
         b, n = z.shape[:2]
         ends = torch.stack([z[:, :-1], z[:, 1:]], dim=2).flatten(0, 1)                          # (b (n-1)) 2 c h w
@@ -205,10 +204,10 @@ class VideoLDM:
             known = torch.cat([part[:, :1], torch.zeros_like(noise)[:, 1:4], part[:, 1:]], dim=1)
             told = torch.full((len(part),), regime, device=z.device)
             out.append(self.told_latents("interpolation", some, known, context_mask(5, 1, 1).expand(len(part), -1),
-                                         noise, generators, regime=told, motion=motion, steps=steps, eta=0.0))
+                                         noise, generators, regime=told, steps=steps, eta=0.0))
         windows = rearrange(torch.cat(out), "(b n) t c h w -> b n t c h w", b=b)
-        body = torch.cat([z[:, :-1, None], windows[:, :, 1:4]], dim=2)                 # given frames stay to the bit
-        return torch.cat([body.flatten(1, 2), z[:, -1:]], dim=1)
+        # given frames stay to the bit
+        return torch.cat([torch.cat([z[:, :-1, None], windows[:, :, 1:4]], dim=2).flatten(1, 2), z[:, -1:]], dim=1)
 
     @torch.no_grad()
     def decode(self, z):
@@ -219,9 +218,7 @@ class VideoLDM:
     def film(self, labels, seed=0, progress=None, **how):
         """Key frames, two passes of interpolation, temporal decoding: T = 8 becomes 113 frames, 16 times the rate."""
         z = self.latents(labels, seed=seed, progress=progress, **how)
-        for regime in (0, 1):
-            z = self.interpolate(z, labels, regime, seed)
-        return self.decode(z)
+        return self.decode(self.interpolate(self.interpolate(z, labels, 0, seed), labels, 1, seed))
 
     def generate(self, labels, **how):
         """Films (b t 3 h w) in [-1, 1] for labels (b, n); the arguments of `latents`."""

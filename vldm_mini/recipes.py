@@ -42,6 +42,7 @@ from .unet import UNet, UNetConfig, widen
 # MINI: the driving model's schedule is "linear, following Ho et al."; we take it, with v, for every model of ours
 SCHEDULE = Schedule.linear()
 PREDICTION = "v"
+SHIPPED_IN = torch.int8                       # MINI: stages that go on from others are kept in 8 bits (weights.packed)
 LABEL_DROP = 0.1                              # paper, appendix (driving): each label is dropped one time in ten
 
 
@@ -184,12 +185,11 @@ def unit_variance(model, frames):
 def reconstruction_psnr(model, clips, every=8):
     """Mean over frames of the PSNR in dB, range 2 for values in [-1, 1]."""
     frames = torch.cat([clip.frames[::every] for clip in clips])
-    errors = []
+    found = []
     for part in frames.split(32):
         x = video.to_float(part).to(machine.device())
-        errors.append((model.decode(model.encode(x)).clamp(-1, 1) - x).square().flatten(1).mean(1))
-    # PSNR = 10 log10(range^2 / MSE)
-    return round(float((10 * torch.log10(4 / torch.cat(errors))).mean()), 2)
+        found.append(metrics.psnr(model.decode(model.encode(x)).clamp(-1, 1), x))
+    return round(float(torch.cat(found).mean()), 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, se
     players = decoder_players(VideoDecoder(model, layers), layers.train(), pull_on, critic, decoder_films(data, dial),
                               settings, dial.frames)
     record = train(folder, settings, players, resume=resume)
-    layers.save_pretrained(folder, card("decoder layers (temporal)", data, size, record, {}))
+    layers.save_pretrained(folder, card("decoder layers (temporal)", data, size, record, {}), SHIPPED_IN)
     return record
 
 
@@ -527,7 +527,7 @@ def _train_told(stage, found, frames, stride, told, start, data, size, out, step
     loss = diffusion_loss(model, found, frames, stride, settings, told=told)
     record = train(folder, settings, [Player(stage, layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)
-    layers.save_pretrained(folder, card(f"{stage} layers (phi)", data, size, record, {}))
+    layers.save_pretrained(folder, card(f"{stage} layers (phi)", data, size, record, {}), SHIPPED_IN)
     return record
 
 
@@ -544,7 +544,7 @@ def train_boxes(data="driving", size="s", out="runs/driving-s", steps=None, seed
     told = lambda z, windows, draw: dict(concat=boxes_at(found, windows, draw, *z.shape[2:]))           # noqa: E731
     loss = diffusion_loss(model, found, 1, 1, settings, told=told)
     record = train(folder, settings, [Player("boxes", model, loss, muon=True)], resume=resume)
-    model.save_pretrained(folder, card("boxes to image LDM", data, size, record, {}))
+    model.save_pretrained(folder, card("boxes to image LDM", data, size, record, {}), SHIPPED_IN)
     return record
 
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from .blocks import Attention, FeedForward, ResBlock, SpatialAttention, sinusoidal_embedding, zero_init
 from .context import LearnedDownsampling
-from .weights import CARD, CONFIG, WEIGHTS, load_into, load_tensors, save_tensors, write_text
+from .weights import CARD, CONFIG, WEIGHTS, load_into, load_tensors, packed, save_tensors, write_text
 
 
 @dataclass(frozen=True)
@@ -272,9 +272,8 @@ class TemporalLayers(nn.Module):
             hook.remove()
 
     def save_pretrained(self, folder, card="", dtype=torch.float16):
-        """phi in half precision, settings, card; the source of a reader's own layers beside them."""
-        half = lambda x: x.to(dtype) if x.is_floating_point() and x.ndim else x                         # noqa: E731
-        save_tensors(Path(folder) / WEIGHTS, {name: half(x) for name, x in self.state_dict().items()})
+        """phi (see weights.packed), settings, card; the source of a reader's own layers beside them."""
+        save_tensors(Path(folder) / WEIGHTS, packed(self.state_dict(), dtype))
         write_text(Path(folder) / CONFIG, json.dumps(self.settings, indent=1) + "\n")
         for make in self.classes:
             if make.__module__ != __name__:

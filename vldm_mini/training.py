@@ -156,11 +156,6 @@ def learning_rate(settings, step):
     return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def autocast(precision, device):
-    """bf16 autocast, or nothing."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def levels(tau, loss, num_steps=1000):
     """Mean loss in LEVELS bins of tau; None where a bin is empty. tau, loss (n,) -> list."""
     bins = (tau * LEVELS // num_steps).long()
@@ -174,9 +169,11 @@ def train(folder, settings, players, watch=None, strip=None, num_strips=12, resu
     strip() -> PIL image from fixed noise, at `num_strips` moments evenly spaced in log steps.
     A run killed at any moment goes on from its last checkpoint and ends in the same weights.
     """
+    from tqdm.auto import tqdm
     run = _Run(Path(folder), settings, players, resume)
     moments = {round(math.exp(k / (num_strips - 1) * math.log(settings.steps))) for k in range(num_strips)}
-    bar = _bar(range(run.step, settings.steps), settings.steps, progress)
+    bar = tqdm(range(run.step, settings.steps), initial=run.step, total=settings.steps, mininterval=0.5,
+               disable=not progress)
     recent, every, saved = [], max(1, settings.steps // 200), time.monotonic()
     for step in bar:
         recent.append(run.one_step(step))
@@ -190,13 +187,8 @@ def train(folder, settings, players, watch=None, strip=None, num_strips=12, resu
             run.save()
             saved = time.monotonic()
     run.save()
-    run.emas[0].copy_to(players[0].module)
+    run.ema.copy_to(players[0].module)
     return run.record
-
-
-def _bar(steps, total, progress):
-    from tqdm.auto import tqdm
-    return tqdm(steps, initial=steps.start, total=total, mininterval=0.5, disable=not progress)
 
 
 class _Run:
@@ -208,7 +200,7 @@ class _Run:
         self.precision = settings.precision or machine.probe_precision(self.device)
         self.parameters = [[p for p in player.module.parameters() if p.requires_grad] for player in players]
         self.optimizers = [optimizers(player) for player in players]
-        self.emas = [EMA(players[0].module, settings.ema)]
+        self.ema = EMA(players[0].module, settings.ema)
         self.record = Record(dict(asdict(settings), precision=self.precision), provenance())
         for part in folder.glob(".*.part"):                       # what a killed process was writing
             part.unlink()
@@ -220,7 +212,7 @@ class _Run:
         """Every player's step. -> the logs of all players."""
         logs, samples = {}, list(range(self.settings.batch))
         for player, ps, pair in zip(self.players, self.parameters, self.optimizers):
-            with autocast(self.precision, self.device):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 answer = player.loss(step, samples)
             if answer is None:
                 continue
@@ -236,7 +228,7 @@ class _Run:
                     group["lr"] = learning_rate(self.settings, step) * player.lr_scale
                 optimizer.step()
             logs.update({player.name: loss.item()}, **more)
-        self.emas[0].update(self.players[0].module)
+        self.ema.update(self.players[0].module)
         self.step = step + 1
         return logs
 
@@ -254,7 +246,7 @@ class _Run:
         """A film strip from the EMA weights and always the same noise."""
         module, name = self.players[0].module, f"strip_{step:06d}.webp"
         kept = {k: p.detach().clone() for k, p in module.named_parameters()}
-        self.emas[0].copy_to(module)
+        self.ema.copy_to(module)
         with replacing(self.folder / name) as beside:
             strip().save(beside, format="WEBP", quality=80)
         with torch.no_grad():
@@ -267,7 +259,7 @@ class _Run:
         self.record.minutes = round((time.monotonic() - self.began) / 60, 3)
         state = dict(step=self.step, modules=[player.module.state_dict() for player in self.players],
                      optimizers=[optimizer.state_dict() for pair in self.optimizers for optimizer in pair],
-                     emas=[dict(shadow=ema.shadow, count=ema.count) for ema in self.emas], record=asdict(self.record),
+                     ema=dict(shadow=self.ema.shadow, count=self.ema.count), record=asdict(self.record),
                      settings=asdict(self.settings))
         save_state(self.folder / "state.pt", state)
         self.record.save(self.folder)
@@ -282,6 +274,5 @@ class _Run:
             load_into(player.module, tensors, str(self.folder))
         for optimizer, values in zip([o for pair in self.optimizers for o in pair], state["optimizers"]):
             optimizer.load_state_dict(values)
-        for ema, values in zip(self.emas, state["emas"]):
-            ema.shadow, ema.count = values["shadow"], values["count"]
+        self.ema.shadow, self.ema.count = state["ema"]["shadow"], state["ema"]["count"]
         self.record, self.step = Record(**state["record"]), state["step"]
