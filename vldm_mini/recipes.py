@@ -92,8 +92,8 @@ SIZES = {
 # one another
 _DRIVING = {
     "xs": (12, _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3), (20, 8, 2e-3))),
-    "s": (1500, _stages((1100, 16, 1.5e-3), (2200, 16, 2e-3), (1600, 3, 3e-3), (700, 16, 2e-3), prediction=(3000, 4),
-                        interpolation=(1600, 4))),
+    "s": (1500, _stages((1100, 16, 1.5e-3), (2200, 16, 2e-3), (1600, 3, 3e-3), (700, 16, 2e-3), prediction=(3200, 4),
+                        interpolation=(1800, 4))),
     "m": (8000, _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4), (10000, 256, 5e-4))),
     "paper": (80000, _stages((100000, 64, 1e-4), (400000, 640, 1e-4), (73000, 640, 1e-4), (100000, 640, 1e-4)))}
 DRIVING = {name: replace(SIZES[name], stride=1, width=2 * SIZES[name].pixels, drives=drives, stages=stages,
