@@ -144,38 +144,38 @@ class VideoLDM:
         return self.told[name]
 
     @torch.no_grad()
-    def told_latents(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, motion=1.0,
+    def told_latents(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, scale=1.0,
                      augment=0, steps=None, eta=0.0):
         """One window of a stage that is told frames: noise (b t c h w) -> latents like it.
 
-        known (b t c h w): clean latents where mask (b t) is 1. guidance: s of eq. (4). augment: tau of the noise that
-        is put on what is given (and told). What prediction answers at given frames is its own, nothing pasted;
+        known (b t c h w): clean latents where mask (b t) is 1. guidance: s of eq. (4), by what is given; scale: by the
+        labels; where the two are equal it is one walk, from told nothing to told all. augment: tau of the noise that is
+        put on what is given (and told). What prediction answers at given frames is its own, nothing pasted;
         interpolation is anchored there. MINI: no new noise on the way (eta = 0); with it films move less and blur.
         """
         model = self.stage(stage)
         keep = self.schedule.alpha_tau[augment].expand(len(known)).to(known) if augment else None
         eps = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
         c = context(known, mask, keep, eps)
-        ask = lambda **how: lambda z, tau: model(z, tau, labels=labels, **how)                          # noqa: E731
-        full, plain, image = ask(context=c, regime=regime), ask(regime=regime), ask(image=True)
-        alone = guided(full, plain, guidance)
-        both = guided_along([image, plain, full], [motion, guidance])
-        denoise = lambda z, tau: (both if int(tau[0]) > self.config.motion_above else alone)(z, tau)    # noqa: E731
+        ask = lambda labels, **how: lambda z, tau: model(z, tau, labels=labels, regime=regime, **how)   # noqa: E731
+        null = self.theta.null_labels(len(labels), self.device)
+        denoise = guided_along([ask(null), ask(labels), ask(labels, context=c)], [scale, guidance])
         denoise = anchored(self.schedule, denoise, known) if stage == "interpolation" else denoise
         times = ddim_times(self.config.steps if steps is None else steps)
         return ddim(self.schedule, denoise, noise, times, "v", eta, generators)
 
-    def rollout(self, labels, frames, seed=0, first=None, context=2, guidance=None, motion=1.0, augment=0, steps=None,
+    def rollout(self, labels, frames, seed=0, first=None, context=2, guidance=None, scale=None, augment=0, steps=None,
                 progress=None):
         """A film without end (section 3.2), as a generator of latents (b n c h w), each part as soon as it is made.
 
         The image model gives frame one, S = 1 the first window, S = `context` all others. first: (b n c h w), what
         there is already, in place of the image model's frame. Nothing is kept but the last frames: memory is constant.
-        labels (b, n); progress wraps the list of windows (tqdm, say).
+        labels (b, n); progress wraps the list of windows (tqdm, say). MINI: labels are guided as hard as the context is
+        (scale None). It costs no evaluation more; by the context alone, what is asked for fades and a day turns to night.
         """
         self.stage("prediction")
-        how = dict(guidance=self.config.guidance if guidance is None else guidance, augment=augment, steps=steps,
-                   motion=motion)
+        guidance = self.config.guidance if guidance is None else guidance
+        how = dict(guidance=guidance, scale=guidance if scale is None else scale, augment=augment, steps=steps)
         return self._roll(labels, frames, seed, first, context, progress, how)
 
     def _roll(self, labels, frames, seed, first, context, progress, how):

@@ -1,6 +1,7 @@
 """Does a drive of 4.5 minutes stay a drive? Four rollouts of 506 key frames: memory, motion, labels, drift, loops.
 
-Eight steps a window; as shipped, without guidance, and with noise augmentation. Decoded and written to a film part by
+Eight steps a window; as shipped (labels and context guided alike), guided by the context alone as in eq. (4), without
+guidance, and with noise augmentation. Decoded and written to a film part by
 part. memory_growth_mb: resident memory at the end minus at 30 s of film, of the process. In the last 60 s:
 motion_ratio_last, the change from frame to frame over the median of held-out drives of equal light;
 label_drop_points: how many points fewer frames are of the light asked for, or have within one of the number of cars,
@@ -10,6 +11,7 @@ window of their film than any two windows of four rendered drives are. Beside it
 and of frozen films.
 """
 import math
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,7 +24,8 @@ from . import _drives, _samples
 
 FRAMES, MINUTE, SEED, STEPS = 506, 112, 21, 8          # 4.5 minutes and 60 s at 1.875 frames a second
 ASKED = (dict(light="day", cars=0), dict(light="day", cars=3), dict(light="night", cars=1), dict(light="night", cars=3))
-ARMS = {"shipped": {}, "no guidance": {"guidance": 1.0}, "noise augmentation": {"augment": 60}}
+ARMS = {"shipped": {}, "context guided alone": {"scale": 1.0}, "no guidance": {"guidance": 1.0},
+        "noise augmentation": {"augment": 60}}
 
 
 def resident_mb():
@@ -36,25 +39,25 @@ def resident_mb():
 def roll(model, folder, arm, frames=FRAMES):
     """-> films uint8 (4 n h w 3), memory growth in MB. Films are kept as .mp4 and as frames in runs/samples/."""
     stages = ("autoencoder", "image", "prediction", "decoder")
-    stem = _samples.RUNS / "samples" / _samples.key(folder, stages, rollout=arm, frames=frames, steps=STEPS)
+    stem = _samples.RUNS / "samples" / _samples.key(folder, stages, rollout=arm, frames=frames, steps=STEPS, **ARMS[arm])
     path, told = stem.with_suffix(".safetensors"), torch.cat([model.labels(**asked) for asked in ASKED])
     if not path.is_file():
-        kept, memory = [], []
+        memory = []
 
-        def parts():
-            done = torch.zeros(0)
+        def parts(raw):
             for z in model.rollout(told, frames, seed=SEED, steps=STEPS, **ARMS[arm]):
                 x = model.decode(z)
-                memory.append((sum(len(part[0]) for part in kept), resident_mb()))
-                kept.append((x * 127.5 + 127.5).round().byte().permute(0, 1, 3, 4, 2))
+                # frame by frame to the disk: nothing is kept in memory but what a rollout keeps
+                raw.write((x * 127.5 + 127.5).round().byte().permute(1, 0, 3, 4, 2).contiguous().numpy().tobytes())
+                memory.append((raw.tell(), resident_mb()))
                 yield torch.cat(x.unbind(0), dim=-1)
-            return done
-        show.save_growing(stem.with_suffix(".mp4"), parts(), driving.KEY_FPS, scale=1)
-        films = torch.cat(kept, dim=1)
-        # what is kept here for the figures is no part of the rollout: one byte a value
-        per_frame = films[:, :1].numel() / 2 ** 20
-        begin = next(row for row in memory if row[0] >= 30 * driving.KEY_FPS or row is memory[-1])
-        growth = memory[-1][1] - begin[1] - per_frame * (memory[-1][0] - begin[0])
+        with tempfile.TemporaryFile() as raw:
+            show.save_growing(stem.with_suffix(".mp4"), parts(raw), driving.KEY_FPS, scale=1)
+            begin = next(row for row in memory if row[0] >= memory[-1][0] * 30 * driving.KEY_FPS / frames)
+            growth = memory[-1][1] - begin[1]
+            raw.seek(0)
+            films = torch.frombuffer(bytearray(raw.read()), dtype=torch.uint8)
+        films = films.view(frames, len(told), model.config.pixels, -1, 3).transpose(0, 1)
         weights.save_tensors(path, {"films": films.contiguous(), "growth": torch.tensor(growth)})
     saved = weights.load_tensors(path)
     return saved["films"], float(saved["growth"])
