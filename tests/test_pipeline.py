@@ -251,6 +251,18 @@ def test_a_rollout_hears_the_frame_it_is_told_and_two_more_than_one(long_model, 
     assert torch.equal(one[:, 2:], again[:, 2:]), "S = 1 knows nothing of the frame before the last"
 
 
+def test_a_rollout_guides_labels_as_hard_as_the_context_and_each_alone_if_told_so(long_model, bend):
+    first, roll = normal(1, 1, 4, 4, 4), lambda labels, **how: list(long_model.rollout(labels, 4, **how))[1]
+    nothing = torch.full_like(bend, 0) + torch.tensor([long_model.theta.config.labels])
+    of = lambda labels=bend, **how: roll(labels, first=first, steps=1, **how)                           # noqa: E731
+    assert torch.equal(of(guidance=2.0), of(guidance=2.0, scale=2.0)), "alike unless told otherwise"
+    # one step: the film is linear in the answers, f_nothing + w (f_labels - f_nothing) + s (f_all - f_labels)
+    none, labels, all_told = of(nothing, guidance=0.0, scale=1.0), of(guidance=0.0, scale=1.0), of(guidance=1.0)
+    assert not torch.allclose(none, labels, atol=1e-3) and not torch.allclose(labels, all_told, atol=1e-3)
+    for w, s in ((2.0, 2.0), (1.0, 1.5), (1.5, 3.0)):
+        assert torch.allclose(of(guidance=s, scale=w), none + w * (labels - none) + s * (all_told - labels), atol=1e-3)
+
+
 def test_noise_on_the_context_is_told_and_changes_the_film(long_model, bend):
     first = normal(1, 1, 4, 4, 4)
     a, b = (torch.cat(list(long_model.rollout(bend, 4, first=first, augment=tau)), dim=1) for tau in (0, 200))
