@@ -4,8 +4,9 @@
 own answer for the given frames, decoded, against the decoded given latents (nothing is pasted in). beats_copy_share: how
 often the mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips
 whose true change exceeds the median, without guidance (a mean wants no exaggeration); beats_copy_share_single: one of
-them. A blurred copy passes that as well, so beside both the same against a blurred copy (beats_blurred_copy_share). speed_spearman_s1, _s2: the judge's speed of the frames made against its speed of the true ones. Beside it: the same
-of shuffled pairs, and the judge's speed of true films.
+them. A blurred copy passes that as well, so both are held against a blurred copy too (beats_blurred_copy_share).
+speed_spearman_s1, _s2: the judge's speed of the frames made against its speed of the true ones. Beside it: the same of
+shuffled pairs, and the judge's speed of true films.
 
 On `actions`, arm_goes_on: held-out windows in which what moves rises (or sinks) clearly from frame 0 to 1 and in truth
 goes on so to frame 2; how often frame 2 as made does, with S = 2, and beside it with S = 1 and for a copy.

@@ -1,8 +1,8 @@
 """Does a drive of 4.5 minutes stay a drive? Four rollouts of 506 key frames: memory, motion, labels, drift, loops.
 
 Eight steps a window; as shipped (labels and context guided alike), guided by the context alone as in eq. (4), without
-guidance, and with noise augmentation. Decoded and written to a film part by
-part. memory_growth_mb: resident memory at the end minus at 30 s of film, of the process. In the last 60 s:
+guidance, and with noise augmentation. Decoded and written to a film part by part. memory_growth_mb: resident memory of
+the process at the end minus at 30 s of film. In the last 60 s:
 motion_ratio_last, the change from frame to frame over the median of held-out drives of equal light;
 label_drop_points: how many points fewer frames are of the light asked for, or have within one of the number of cars,
 than in the first 60 s (the larger). Drifts: mean brightness, gradient energy, mean distance of the colour channels, last
