@@ -253,7 +253,7 @@ def test_a_rollout_hears_the_frame_it_is_told_and_two_more_than_one(long_model, 
 
 def test_a_rollout_guides_labels_as_hard_as_the_context_and_each_alone_if_told_so(long_model, bend):
     first, roll = normal(1, 1, 4, 4, 4), lambda labels, **how: list(long_model.rollout(labels, 4, **how))[1]
-    nothing = torch.full_like(bend, 0) + torch.tensor([long_model.theta.config.labels])
+    nothing = long_model.theta.null_labels(1)
     of = lambda labels=bend, **how: roll(labels, first=first, steps=1, **how)                           # noqa: E731
     assert torch.equal(of(guidance=2.0), of(guidance=2.0, scale=2.0)), "alike unless told otherwise"
     # one step: the film is linear in the answers, f_nothing + w (f_labels - f_nothing) + s (f_all - f_labels)

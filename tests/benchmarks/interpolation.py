@@ -37,7 +37,7 @@ def gradient_energy(x):
 def at(model, judge, fps, regime, n=N):
     """All figures of one regime."""
     clips, x = truth(fps, n)
-    labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
+    labels = _drives.labels_of(clips)
     z = rearrange(model.autoencoder.encode(x.flatten(0, 1)), "(b t) c h w -> b t c h w", b=n)
     ends = z[:, [0, -1]]
     films = [model.decode(model.interpolate(ends, labels, regime, seed=SEED + k)) for k in range(SAMPLES)]

@@ -48,10 +48,14 @@ def continued(model, z, labels, given, k, steps=None, guidance=None):
 @torch.no_grad()
 def held_out(model, n):
     """-> clips, films (n 8 3 64 128), labels (n, 2), latents (n 8 c h w)."""
-    frames, clips = _drives.real(n, first=8000)
-    x = _drives.floats(frames)
-    labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
-    return clips, x, labels, torch.stack([model.autoencoder.encode(film) for film in x])
+    clips = _drives.real(n, first=8000)[1]
+    return clips, *encoded(model, clips)
+
+
+def encoded(model, clips):
+    """-> films (n t 3 h w), labels (n, 2), latents (n t c h w)."""
+    x = torch.stack([_drives.floats(clip.frames) for clip in clips])
+    return x, _drives.labels_of(clips), torch.stack([model.autoencoder.encode(film) for film in x])
 
 
 @torch.no_grad()
@@ -62,9 +66,7 @@ def told_apart(model, folder, n, now=4.0):
     for rate in (2, 0.5):
         fps = rate * driving.KEY_FPS
         clips = [driving.Drive(seed, 8, 64, fps, start=now - 1 / fps) for seed in seeds[:n]]
-        x = torch.stack([video.to_float(clip.frames) for clip in clips])
-        labels = torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
-        z = torch.stack([model.autoencoder.encode(film) for film in x])
+        x, labels, z = encoded(model, clips)
         y = kept(folder, f"{n} told {rate}", partial(continued, model, z, labels, 2, 0, STEPS))
         made.append(model.decode(y)[:, 2:5])
         true.append(x[:, 2:5])

@@ -2,7 +2,7 @@
 
 Eight steps a window; as shipped (labels and context guided alike), guided by the context alone as in eq. (4), without
 guidance, and with noise augmentation. Decoded and written to a film part by part. memory_growth_mb: resident memory of
-the process at the end minus at 30 s of film. In the last 60 s:
+the process at the end minus at 30 s of film; a process's first rollout grows more than its later ones. In the last 60 s:
 motion_ratio_last, the change from frame to frame over the median of held-out drives of equal light;
 label_drop_points: how many points fewer frames are of the light asked for, or have within one of the number of cars,
 than in the first 60 s (the larger). Drifts: mean brightness, gradient energy, mean distance of the colour channels, last
@@ -48,7 +48,7 @@ def roll(model, folder, arm, frames=FRAMES):
             for z in model.rollout(told, frames, seed=SEED, steps=STEPS, **ARMS[arm]):
                 x = model.decode(z)
                 # frame by frame to the disk: nothing is kept in memory but what a rollout keeps
-                raw.write((x * 127.5 + 127.5).round().byte().permute(1, 0, 3, 4, 2).contiguous().numpy().tobytes())
+                raw.write(show.pixels(x).swapaxes(0, 1).tobytes())
                 memory.append((raw.tell(), resident_mb()))
                 yield torch.cat(x.unbind(0), dim=-1)
         with tempfile.TemporaryFile() as raw:
@@ -89,7 +89,7 @@ def run(folder=None, arms=tuple(ARMS), frames=FRAMES):
     asked = torch.cat([model.labels(**some) for some in ASKED])
     drives = [driving.Drive(seed, frames) for seed in driving.seeds("held_out", 8, first=40_000)]
     real = torch.stack([video.to_float(drive.frames) for drive in drives])
-    true = torch.stack([drive.labels().float().mean(0).round().long() for drive in drives])
+    true = _drives.labels_of(drives)
     usual = {k: metrics.motion(real[true[:, 0] == k]).median() for k in (0, 1)}
     floor = min(float(nearest_earlier(film).min()) for film in real[:4])
 
