@@ -115,14 +115,15 @@ def mini_marks():
 
 def train(args):
     """Train one stage; a run that was stopped goes on from its last checkpoint."""
-    from vldm_mini import machine, recipes
-    if args.stage not in recipes.STAGES:
-        raise ValueError(f"unknown stage {args.stage!r}; choose one of {', '.join(recipes.STAGES)}")
+    from vldm_mini import machine, recipes, recipes_upsampler
+    stages = recipes.STAGES | recipes_upsampler.STAGES
+    if args.stage not in stages:
+        raise ValueError(f"unknown stage {args.stage!r}; choose one of {', '.join(stages)}")
     _threads()
     size = args.size or machine.pick_size()
     out = Path(args.out or Path("runs") / f"{Path(args.data).name}-{size}")
-    recipes.STAGES[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume,
-                                start=args.start)
+    stages[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume,
+                       start=args.start)
     print(f"done: {out / args.stage}")
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from .blocks import Downsample, ResBlock, Upsample, group_norm
+from .blocks import Downsample, PlaceNorm, ResBlock, Upsample, group_norm
 from .temporal import VideoModel
 from .weights import Pretrained
 
@@ -24,6 +24,7 @@ class AutoencoderConfig:
     patch: int = 2                       # MINI: pixels are folded into channels first: half the cost, hardly a loss
     scale: float = 1.0
     shift: float = 0.0
+    local: bool = False                  # norms that see their own place alone, as UNetConfig.local
 
 
 class Gaussian:
@@ -47,12 +48,12 @@ class Encoder(nn.Sequential):
     """(b 3 h w) in [-1, 1] -> moments (b 2*latent h/f w/f)."""
 
     def __init__(self, config):
-        c = config.channels
+        c, norm = config.channels, PlaceNorm if config.local else group_norm
         layers = [nn.PixelUnshuffle(config.patch), nn.Conv2d(3 * config.patch ** 2, c[0], 3, padding=1)]
         for i in range(len(c)):
-            layers += [ResBlock(c[i], c[i]) for _ in range(config.blocks)]
+            layers += [ResBlock(c[i], c[i], norm=norm) for _ in range(config.blocks)]
             layers += [Downsample(c[i], c[i + 1])] if i + 1 < len(c) else []
-        layers += [ResBlock(c[-1], c[-1]), group_norm(c[-1]), nn.SiLU()]
+        layers += [ResBlock(c[-1], c[-1], norm=norm), norm(c[-1]), nn.SiLU()]
         layers += [nn.Conv2d(c[-1], 2 * config.latent_channels, 1)]
         super().__init__(*layers)
 
@@ -61,12 +62,12 @@ class Decoder(nn.Sequential):
     """Latents as the encoder gave them (b latent h w) -> frames (b 3 fh fw)."""
 
     def __init__(self, config):
-        c = config.channels
-        layers = [nn.Conv2d(config.latent_channels, c[-1], 3, padding=1), ResBlock(c[-1], c[-1])]
+        c, norm = config.channels, PlaceNorm if config.local else group_norm
+        layers = [nn.Conv2d(config.latent_channels, c[-1], 3, padding=1), ResBlock(c[-1], c[-1], norm=norm)]
         for i in reversed(range(len(c))):
-            layers += [ResBlock(c[i], c[i]) for _ in range(config.blocks)]
+            layers += [ResBlock(c[i], c[i], norm=norm) for _ in range(config.blocks)]
             layers += [Upsample(c[i], c[i - 1])] if i else []
-        super().__init__(*layers, group_norm(c[0]), nn.SiLU(), nn.Conv2d(c[0], 3 * config.patch ** 2, 3, padding=1),
+        super().__init__(*layers, norm(c[0]), nn.SiLU(), nn.Conv2d(c[0], 3 * config.patch ** 2, 3, padding=1),
                          nn.PixelShuffle(config.patch))
 
     @property

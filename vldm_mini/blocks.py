@@ -23,6 +23,22 @@ def group_norm(channels, eps=1e-5):
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=eps)
 
 
+class PlaceNorm(nn.Module):
+    """Each place of a picture or film for itself: its channels, over their root mean square. (b c ...) -> like it.
+
+    Group norm looks at the whole picture, so that a tile of it comes out otherwise than it does in the whole. Here it
+    does not: what is trained on patches is applied at any size.
+    """
+
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(channels)), eps
+
+    def forward(self, x):
+        x = x * (x.square().mean(1, keepdim=True) + self.eps).rsqrt()
+        return x * self.weight.view(-1, *[1] * (x.ndim - 2))
+
+
 def sinusoidal_embedding(position, dim, max_period=10000):
     """Position (n,), of diffusion time or of a frame -> (n, dim): cosines, then sines, of falling frequency.
 
@@ -37,15 +53,18 @@ def sinusoidal_embedding(position, dim, max_period=10000):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with a skip; the embedding of tau is added between them. (b c_in h w) -> (b c_out h w)."""
+    """Two 3x3 convolutions with a skip; the embedding of tau is added between them. (b c_in h w) -> (b c_out h w).
 
-    def __init__(self, c_in, c_out, emb_channels=None):
+    norm: made as norm(channels), group_norm or PlaceNorm.
+    """
+
+    def __init__(self, c_in, c_out, emb_channels=None, norm=group_norm):
         super().__init__()
         self.c_out, self.emb_channels = c_out, emb_channels
-        self.norm1 = group_norm(c_in)
+        self.norm1 = norm(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.emb = nn.Linear(emb_channels, c_out) if emb_channels else None
-        self.norm2 = group_norm(c_out)
+        self.norm2 = norm(c_out)
         self.conv2 = zero_init(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 

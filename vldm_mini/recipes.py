@@ -141,13 +141,22 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
     frames = torch.cat([clip.frames for clip in (clips[::4] if data == "driving" else clips)])   # n h w 3, uint8
     torch.manual_seed(seed)
     model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(dial.autoencoder)
-    critic = PatchCritic()
-    model, critic, last = model.to(machine.device()), critic.to(machine.device()), {}
+    draw_frame = lambda g: video.to_float(frames[int(torch.randint(len(frames), (1,), generator=g))])   # noqa: E731
+    record = train(folder, settings, autoencoder_players(model.to(machine.device()), draw_frame, settings),
+                   resume=resume)
+    model.config = unit_variance(model, frames[:: max(1, len(frames) // 512)])
+    psnr = reconstruction_psnr(model, held_out or clips)
+    model.save_pretrained(folder, card("autoencoder", data, size, record, {"PSNR on held-out frames, dB": psnr}))
+    return record
+
+
+def autoencoder_players(model, draw_frame, settings):
+    """An autoencoder and its critic as players. draw_frame(generator) -> one frame (3 h w) in [-1, 1]."""
+    critic, last = PatchCritic().to(machine.device()), {}
 
     def loss(step, samples):
-        draw = [rng(seed, step, sample) for sample in samples]
-        index = torch.cat([torch.randint(len(frames), (1,), generator=g) for g in draw])
-        x = video.to_float(frames[index]).to(machine.device())
+        draw = [rng(settings.seed, step, sample) for sample in samples]
+        x = torch.stack([draw_frame(g) for g in draw]).to(machine.device())
         posterior = model.posterior(x)
         noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=g) for g in draw]).to(x.device)
         x_hat = model.decoder(posterior.mean + (posterior.log_variance / 2).exp() * noise)
@@ -165,13 +174,7 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
         if step < settings.steps // 2:
             return None
         return hinge_critic_loss(critic(last["real"]), critic(last["fake"])), {}
-
-    players = [Player("autoencoder", model, loss, muon=True), Player("critic", critic, critic_loss, 0.5)]
-    record = train(folder, settings, players, resume=resume)
-    model.config = unit_variance(model, frames[:: max(1, len(frames) // 512)])
-    psnr = reconstruction_psnr(model, held_out or clips)
-    model.save_pretrained(folder, card("autoencoder", data, size, record, {"PSNR on held-out frames, dB": psnr}))
-    return record
+    return [Player("autoencoder", model, loss, muon=True), Player("critic", critic, critic_loss, 0.5)]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
-from .blocks import Attention, FeedForward, ResBlock, SpatialAttention, sinusoidal_embedding, zero_init
+from .blocks import Attention, FeedForward, PlaceNorm, ResBlock, SpatialAttention, sinusoidal_embedding, zero_init
 from .context import LearnedDownsampling
 from .weights import CARD, CONFIG, WEIGHTS, load_into, load_tensors, packed, save_tensors, write_text
 
@@ -55,7 +55,7 @@ class Place:
     context_channels: int | None = None       # c + 1 where c_S can be told
     regimes: int = 0                          # of how many regimes one is told; 0: none
     heads: int = 1
-    groups: int = 32
+    groups: int = 32                          # of norms; 0: each place for itself, as the backbone here does
     ff_mult: int = 4
     ff_in: bool = True
     space: int = 1                            # width in space of convolutions over time: 1, 3, ...
@@ -90,10 +90,11 @@ class TemporalConv(nn.Module):
         super().__init__()
         c = place.channels
         self.context = LearnedDownsampling(place.context_channels, c) if place.context_channels else None
-        self.norm1, self.conv1 = nn.GroupNorm(place.groups, c), TimeConv(c, place.space)
+        norm = lambda: nn.GroupNorm(place.groups, c) if place.groups else PlaceNorm(c)                  # noqa: E731
+        self.norm1, self.conv1 = norm(), TimeConv(c, place.space)
         self.emb = nn.Linear(place.emb_channels, c) if place.emb_channels else None
         self.regime = zero_init(nn.Embedding(place.regimes, c)) if place.regimes else None
-        self.norm2, self.conv2 = nn.GroupNorm(place.groups, c), zero_init(TimeConv(c, place.space))
+        self.norm2, self.conv2 = norm(), zero_init(TimeConv(c, place.space))
 
     def forward(self, z, clip):
         if clip.context is not None and self.context is not None:
@@ -189,7 +190,7 @@ def places(backbone, **options):
         kind = type(module).__name__      # diffusers' classes are known by name: the core does not import diffusers
         if isinstance(module, ResBlock):
             found.append((module, Place(name, "conv", module.c_out, module.emb_channels,
-                                        groups=module.norm2.num_groups, **options)))
+                                        groups=getattr(module.norm2, "num_groups", 0), **options)))
         elif isinstance(module, SpatialAttention):
             found.append((module, Place(name, "attention", module.channels, heads=module.heads, **options)))
         elif kind == "ResnetBlock2D":
@@ -333,7 +334,8 @@ class VideoModel(nn.Module):
     """f_theta,phi: an image backbone and its temporal layers as one network over clips (paper, section 3.1).
 
     forward(z, tau, **cond): z (b t c h w), tau (b,), one for all frames of a clip -> prediction (b t c h w).
-    Each cond goes to the backbone, the same for all frames of a clip: (b, ...) -> ((b t), ...).
+    Each cond goes to the backbone, the same for all frames of a clip: (b, ...) -> ((b t), ...); where it is a clip
+    itself, (b t c h w), each frame gets its own.
     """
 
     def __init__(self, backbone, layers):
@@ -345,7 +347,11 @@ class VideoModel(nn.Module):
         if z.ndim != 5:
             raise ValueError(f"a video model takes clips (b, t, c, h, w), got {tuple(z.shape)}")
         b, t = z.shape[:2]
-        fold = lambda x: repeat(x, "b ... -> (b t) ...", t=t) if torch.is_tensor(x) else x              # noqa: E731
+
+        def fold(x):
+            if not torch.is_tensor(x):
+                return x
+            return x.flatten(0, 1) if x.ndim == 5 else repeat(x, "b ... -> (b t) ...", t=t)
         text = cond.get("encoder_hidden_states") if text is None else text
         clip = Clip(t, positions, None, text, context, regime, mask, image, state)
         self.layers.accept(clip)

@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import Downsample, ResBlock, SpatialAttention, Upsample, group_norm, sinusoidal_embedding, zero_init
+from .blocks import (
+    Downsample,
+    PlaceNorm,
+    ResBlock,
+    SpatialAttention,
+    Upsample,
+    group_norm,
+    sinusoidal_embedding,
+    zero_init,
+)
 from .weights import Pretrained
 
 
@@ -27,6 +36,7 @@ class UNetConfig:
     labels: tuple = ()
     emb_channels: int = 256
     concat_channels: int = 0
+    local: bool = False                  # norms that see their own place alone: for use at other sizes, in tiles
 
 
 class UNet(Pretrained, nn.Module):
@@ -41,7 +51,8 @@ class UNet(Pretrained, nn.Module):
     def __init__(self, config=UNetConfig()):
         super().__init__()
         self.config, c, emb = config, config.channels, config.emb_channels
-        res = lambda c_in, c_out: ResBlock(c_in, c_out, emb)                                            # noqa: E731
+        norm = PlaceNorm if config.local else group_norm
+        res = lambda c_in, c_out: ResBlock(c_in, c_out, emb, norm)                                      # noqa: E731
         look = lambda i: (SpatialAttention(c[i], max(1, c[i] // config.head_channels))                  # noqa: E731
                           if config.attention[i] else None)
         self.time_embed = nn.Sequential(nn.Linear(c[0], emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -65,7 +76,7 @@ class UNet(Pretrained, nn.Module):
             if i:
                 self.up.append(Layer(Upsample(c[i], c[i - 1])))
                 width = c[i - 1]
-        self.norm_out = group_norm(c[0])
+        self.norm_out = norm(c[0])
         self.conv_out = zero_init(nn.Conv2d(c[0], config.out_channels, 3, padding=1))
 
     def null_labels(self, b, device=None):

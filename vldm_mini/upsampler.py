@@ -1,0 +1,171 @@
+"""Super-resolution by diffusion: a network that is told a small picture makes the large one.
+
+Paper: section 3.4, eq. (5). An image upsampler first, of pixels or of latents; temporal layers then make it one of
+video, with the image upsampler as it was. Trained on patches, used at any size. Chapter 08 walks it.
+
+    upsampler = VideoUpsampler.from_pretrained("driving")                   # or kind="latent"
+    large = upsampler(small)                                                # (b t 3 h w) -> (b t 3 4h 4w)
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import machine
+from .autoencoder import Autoencoder
+from .blocks import sinusoidal_embedding
+from .diffusion import Schedule, add_noise, ddim, ddim_times
+from .temporal import TemporalLayers, VideoModel
+from .training import rng
+from .unet import UNet, UNetConfig
+from .weights import shipped
+
+FACTOR = 4
+KINDS = {"pixel": "upsampler", "latent": "latent_upsampler"}        # and the folders of weights that hold them
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig(UNetConfig):
+    """A U-Net at the small picture's resolution. `patch`: places of a side that are folded into channels.
+
+    MINI: of pixels 4x4 are one place with 48 channels (space to depth): a sixteenth of the cost, and the small picture
+    fits without being made large first. Of latents with f = 4 one place is one latent.
+    """
+    in_channels: int = 48
+    out_channels: int = 48
+    channels: tuple = (64, 96)
+    attention: tuple = (False, False)
+    concat_channels: int = 3
+    local: bool = True
+    patch: int = FACTOR
+
+
+class Upsampler(UNet):
+    """forward(x, tau, low, tau_gamma): x (b c ph pw) noisy, low (b 3 h w) the small picture, with noise of the level
+    tau_gamma (b,) on it -> prediction like x. c is 3 for pixels; h and w must be divisible by 2^(resolutions - 1).
+    """
+    config_class = UpsamplerConfig
+
+    def __init__(self, config=UpsamplerConfig()):
+        super().__init__(config)
+        c, emb = config.channels[0], config.emb_channels
+        self.level_embed = nn.Sequential(nn.Linear(c, emb), nn.SiLU(), nn.Linear(emb, emb))
+
+    def embed(self, tau, tau_gamma):
+        """Both noise levels (b,) -> one vector (b, emb)."""
+        # MINI: as tau is, and added; the paper does not say how. The public x4 upscaler has a table of 1000 rows
+        level = sinusoidal_embedding(tau_gamma.expand(len(tau)), self.config.channels[0])
+        return super().embed(tau, None) + self.level_embed(level)
+
+    def forward(self, x, tau, low, tau_gamma):
+        # (b c ph pw) -> (b p^2c h w)
+        x = super().forward(F.pixel_unshuffle(x, self.config.patch), tau, tau_gamma, low)
+        return F.pixel_shuffle(x, self.config.patch)
+
+
+def degraded(schedule, low, tau_gamma, eps):
+    """Noise augmentation: c = alpha_tau_gamma low + sigma_tau_gamma eps. low, eps (b ...), tau_gamma (b,) long.
+
+    The network is made to doubt the small picture, and told how much: what another model made is never quite like what
+    was made small. tau_gamma = 0 is a hundredth of noise.
+    """
+    return add_noise(schedule, low, eps, tau_gamma)                                            # paper, section 3.4
+
+
+def shrunk(x):
+    """The small film of a large one: the mean of 4x4 pixels. (... 3 4h 4w) -> (... 3 h w)."""
+    return F.avg_pool2d(x.flatten(0, -4), FACTOR).unflatten(0, x.shape[:-3])
+
+
+def bicubic(low):
+    """What no network is needed for. (... 3 h w) -> (... 3 4h 4w), in [-1, 1]."""
+    large = F.interpolate(low.flatten(0, -4), scale_factor=FACTOR, mode="bicubic", align_corners=False)
+    return large.clamp(-1, 1).unflatten(0, low.shape[:-3])
+
+
+def tiles(size, tile, overlap):
+    """One side of a frame, or a film's length, in overlapping parts -> [(what is seen, what of it is kept)], slices.
+
+    Each place is kept exactly once; what is seen reaches `overlap` further on both sides, where there is any.
+    """
+    if tile < 1 or overlap < 0:
+        raise ValueError(f"a tile has at least one place and no negative overlap, got {tile} and {overlap}")
+    return [(slice(max(0, at - overlap), min(size, at + tile + overlap)), slice(at, min(size, at + tile)))
+            for at in range(0, size, tile)]
+
+
+class VideoUpsampler:
+    """A small film (b t 3 h w) -> one four times as large, in [-1, 1]. Image upsampler theta, temporal layers phi.
+
+    autoencoder: None: diffusion in pixels; else in its latents, and it decodes them frame by frame.
+    """
+
+    def __init__(self, theta, layers, autoencoder=None):
+        self.theta, self.layers, self.autoencoder = theta, layers, autoencoder
+        self.model, self.schedule = VideoModel(theta, layers), Schedule.linear()
+        self.device = next(theta.parameters()).device
+
+    @classmethod
+    def from_pretrained(cls, name, kind="pixel", device=None):
+        """name: shipped weights ("driving"), or a folder that holds upsampler/ or latent_upsampler/."""
+        if kind not in KINDS:
+            raise ValueError(f"an upsampler is of {' or '.join(KINDS)}s, not {kind!r}")
+        folder, device = shipped(name) / KINDS[kind], device or machine.device()
+        if not (folder / "image").is_dir():
+            raise ValueError(f"{name} holds no {kind} upsampler; train it: python -m vldm_mini train {KINDS[kind]}")
+        theta = Upsampler.from_pretrained(folder / "image").to(device)
+        layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
+        coder = Autoencoder.from_pretrained(folder / "autoencoder").to(device) if kind == "latent" else None
+        return cls(theta, layers, coder)
+
+    def __call__(self, low, **how):
+        """`parts` as one film."""
+        return torch.cat(list(self.parts(low, **how)), dim=1)
+
+    @torch.no_grad()
+    def parts(self, low, seed=0, tau_gamma=0, steps=10, alpha=None, frames=8, overlap=4, tile=None, progress=None):
+        """The film in parts of `frames` frames, as they are made: memory does not grow with its length.
+
+        alpha None: as learned; 1: the image upsampler, frame by frame, from the same noise. tau_gamma: level of the
+        noise that is put on what is given. Each part sees `overlap` frames more on both sides. tile: height and width,
+        in small pixels, of what is made at once, all if None. A frame's noise depends on (seed, its number) alone.
+        """
+        if low.ndim != 5 or low.shape[2] != 3:
+            raise ValueError(f"an upsampler takes films (b, t, 3, h, w), got {tuple(low.shape)}")
+        self.layers.set_alpha(alpha)
+        try:
+            spans = tiles(low.shape[1], frames, 0 if alpha == 1 else overlap)
+            for seen, kept in progress(spans) if progress else spans:
+                x = self.part(low[:, seen].to(self.device), seen.start, seed, tau_gamma, steps, tile)
+                yield x[:, kept.start - seen.start:][:, :kept.stop - kept.start]
+        finally:
+            self.layers.set_alpha(None)
+
+    def noise(self, shape, seed, first, kind):
+        """(b t c h w), frame first + k's from (seed, first + k)."""
+        one = lambda k, i: torch.randn(shape[2:], generator=rng(seed, 2_000_000 + 2 * k + kind, i))     # noqa: E731
+        return torch.stack([torch.stack([one(first + k, i) for k in range(shape[1])]) for i in range(shape[0])]) \
+            .to(self.device)
+
+    def part(self, low, first, seed, tau_gamma, steps, tile):
+        b, t, _, h, w = low.shape
+        c, p = self.theta.config.out_channels // self.theta.config.patch ** 2, self.theta.config.patch
+        level = torch.full((b,), tau_gamma, dtype=torch.long, device=self.device)
+        given = degraded(self.schedule, low, level, self.noise(low.shape, seed, first, 1))
+        noise = self.noise((b, t, c, p * h, p * w), seed, first, 0)
+        # MINI: 16 small pixels beyond the tile: what is further off has no say in it that could be seen
+        rows, columns = (tiles(side, tile or side, 16) for side in (h, w))
+        out = [torch.cat([self.square(given, noise, level, steps, row, column) for column in columns], dim=-1)
+               for row in rows]
+        return torch.cat(out, dim=-2)
+
+    def square(self, given, noise, level, steps, row, column):
+        """One tile: seen with its margin, and what is kept of it in pixels. row, column: of `tiles`."""
+        p, (rows, high), (columns, wide) = self.theta.config.patch, row, column
+        at = lambda part, size: slice(size * part.start, size * part.stop)                              # noqa: E731
+        low, z = given[..., rows, columns], noise[..., at(rows, p), at(columns, p)]
+        z = ddim(self.schedule, lambda z, tau: self.model(z, tau, low=low, tau_gamma=level), z, ddim_times(steps), "v")
+        x = self.autoencoder.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]) if self.autoencoder else z
+        keep = lambda kept, seen: slice(FACTOR * (kept.start - seen.start), FACTOR * (kept.stop - seen.start))  # noqa: E731
+        return x[..., keep(high, rows), keep(wide, columns)].clamp(-1, 1)
