@@ -1,6 +1,7 @@
 """From a folder of weights to films: what is asked for, how many, from which noise, through which alpha."""
 import json
 import shutil
+from copy import copy
 from dataclasses import asdict, replace
 
 import pytest
@@ -11,8 +12,9 @@ from vldm_mini.autoencoder import Autoencoder, VideoDecoder
 from vldm_mini.context import context_mask
 from vldm_mini.diffusion import ddim, ddim_times, guided
 from vldm_mini.pipeline import PipelineConfig, VideoLDM, box_map
-from vldm_mini.temporal import grow, insert
+from vldm_mini.temporal import band, grow, insert
 from vldm_mini.training import rng
+from vldm_mini.upsampler import Upsampler, UpsamplerConfig, VideoUpsampler
 from vldm_mini.weights import write_text
 
 WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
@@ -92,6 +94,28 @@ def test_films_have_the_shape_and_the_range_they_should(model, bend):
 def test_a_film_may_have_any_number_of_frames(model, bend, frames):
     film = model.generate(bend, frames=frames)
     assert film.shape == (1, frames, 3, 16, 16) and film.isfinite().all()
+
+
+def test_a_film_may_have_another_size_than_those_of_training(model, bend):
+    film = model.generate(bend, size=(32, 48))
+    assert film.shape == (1, 4, 3, 32, 48) and film.isfinite().all()
+    assert torch.equal(model.generate(bend, size=(16, 16)), model.generate(bend))
+    with pytest.raises(ValueError, match="multiples of 8 pixels"):
+        model.generate(bend, size=(32, 44))
+
+
+def test_in_a_long_film_frames_look_no_further_than_in_training(model, bend):
+    z, at = normal(1, 9, 4, 4, 4), torch.tensor([500])
+    ask = lambda z, mask: model.model(z, at, labels=bend, mask=mask)                                    # noqa: E731
+    assert band(9, 3).sum(1).tolist() == [4, 5, 6, 7, 7, 7, 6, 5, 4]
+    assert torch.equal(ask(z, None), ask(z, torch.ones(9, 9, dtype=torch.bool)))
+    seen, real = [], model.model.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.model, "forward", lambda *a, **how: seen.append(how["mask"]) or real(*a, **how))
+        model.generate(bend, frames=4)
+        model.generate(bend, frames=9)
+    assert seen[0] is None and torch.equal(seen[-1], band(9, 3))
+    assert not torch.equal(ask(z, band(9, 3)), ask(z, None))                                    # and it makes a difference
 
 
 def test_a_film_of_no_frames_is_refused(model, bend):
@@ -301,3 +325,16 @@ def test_the_temporal_decoder_decodes_in_parts(long_model):
     assert not torch.allclose(whole, plain, atol=1e-3)
     with pytest.raises(ValueError, match="at least one frame"):
         next(long_model.decoder.chunks(z, frames=0))
+
+
+def test_with_an_upsampler_the_film_comes_four_times_as_large(long_model, bend, tmp_path):
+    with pytest.raises(ValueError, match="holds no pixel upsampler"):
+        long_model.film(bend, kind="pixel")
+    theta = shaken(Upsampler(UpsamplerConfig(channels=(8, 16), emb_channels=16)), 0.02)
+    theta.save_pretrained(tmp_path / "upsampler" / "image")
+    insert(theta, attention=None).save_pretrained(tmp_path / "upsampler" / "temporal")
+    model = copy(long_model)
+    model.folder = tmp_path
+    small, large = model.film(bend, steps=2), model.film(bend, steps=2, kind="pixel")
+    assert large.shape == (*small.shape[:3], 64, 64)
+    assert torch.equal(large, VideoUpsampler.from_pretrained(tmp_path)(small))

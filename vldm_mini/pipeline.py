@@ -6,8 +6,9 @@
 
     for part in model.rollout(labels, frames=500): ...                                    # section 3.2, without end
     film = model.film(labels)                                                             # 8 key frames to 113 frames
+    large = model.film(labels, kind="pixel")                                              # and four times as high
 
-Chapters 00, 04, 06 and 07 walk it. No upsampling, so far.
+Chapters 00, 04, 06, 07 and 08 walk it.
 """
 from dataclasses import dataclass
 
@@ -18,9 +19,10 @@ from . import machine
 from .autoencoder import Autoencoder, VideoDecoder
 from .context import anchored, context, context_mask, prediction_windows
 from .diffusion import Schedule, ddim, ddim_times, guided, guided_along
-from .temporal import TemporalLayers, VideoModel
+from .temporal import TemporalLayers, VideoModel, band
 from .training import rng
 from .unet import UNet
+from .upsampler import VideoUpsampler
 from .weights import CONFIG, load_config, shipped
 
 
@@ -52,11 +54,11 @@ class VideoLDM:
     the decoder. Each stage can be called alone.
     """
 
-    def __init__(self, autoencoder, theta, layers, config, told=None, decoder=None):
+    def __init__(self, autoencoder, theta, layers, config, told=None, decoder=None, folder=None):
         self.autoencoder, self.theta, self.layers, self.config = autoencoder, theta, layers, config
         self.model, self.schedule = VideoModel(theta, layers), Schedule.linear()
         self.told = {stage: VideoModel(theta, phi) for stage, phi in (told or {}).items()}
-        self.decoder = VideoDecoder(autoencoder, decoder)
+        self.decoder, self.folder = VideoDecoder(autoencoder, decoder), folder
         self.device = next(theta.parameters()).device
 
     @classmethod
@@ -74,7 +76,7 @@ class VideoLDM:
                 for stage in TOLD if (folder / stage).is_dir()}
         decoder = TemporalLayers.from_pretrained(folder / "decoder", autoencoder.decoder).to(device) \
             if (folder / "decoder").is_dir() else None
-        return cls(autoencoder, theta, layers, config, told, decoder)
+        return cls(autoencoder, theta, layers, config, told, decoder, folder)
 
     def labels(self, **asked):
         """Words or numbers -> labels (1, n): labels(action="bend", person=2). What is not asked is the null label."""
@@ -92,32 +94,38 @@ class VideoLDM:
             ids.append(value)
         return torch.tensor([ids], device=self.device)
 
-    def noise(self, n, frames, seed=0):
+    def noise(self, n, frames, seed=0, size=None):
         """Starting noise (n t c h w): clip i's depends on (seed, i) alone, not on how many clips are made."""
-        height, width = (side // self.autoencoder.factor
-                         for side in (self.config.pixels, self.config.width or self.config.pixels))
+        size = size or (self.config.pixels, self.config.width or self.config.pixels)
+        least = self.autoencoder.factor * 2 ** (len(self.theta.config.channels) - 1)
+        if any(side < least or side % least for side in size):
+            raise ValueError(f"height and width must be multiples of {least} pixels, got {tuple(size)}")
+        height, width = (side // self.autoencoder.factor for side in size)
         shape = (frames, self.autoencoder.config.latent_channels, height, width)
         return torch.stack([torch.randn(shape, generator=rng(seed, 0, i)) for i in range(n)]).to(self.device)
 
     @torch.no_grad()
     def latents(self, labels, frames=None, alpha=None, seed=0, steps=None, scale=None, noise=None, progress=None,
-                motion=None, eta=None):
+                motion=None, eta=None, size=None):
         """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed.
 
+        frames, size (height and width in pixels): None: as trained. All networks are convolutional in space; in time,
+        with more frames than trained, each looks at those no further off than in training (paper, appendix D).
         scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 none is possible.
         noise: where to start, in place of what `seed` gives; seed decides the noise of later steps (eta) all the same.
         """
         frames = self.config.frames if frames is None else frames
         if frames < 1:
             raise ValueError(f"a film has at least one frame, got {frames}")
-        z = self.noise(len(labels), frames, seed) if noise is None else noise
+        z = self.noise(len(labels), frames, seed, size) if noise is None else noise
+        mask = band(z.shape[1], self.config.frames - 1).to(self.device) if z.shape[1] > self.config.frames else None
         scale = self.config.scale if scale is None else scale
         motion = self.config.motion if motion is None else motion
         eta = self.config.eta if eta is None else eta
         self.layers.set_alpha(alpha)
 
         def ask(labels, image):
-            return lambda z, tau: self.model(z, tau, labels=labels, image=image)
+            return lambda z, tau: self.model(z, tau, labels=labels, image=image, mask=mask)
 
         def by_labels(image):
             null = self.theta.null_labels(len(labels), self.device)
@@ -215,10 +223,20 @@ class VideoLDM:
         parts = self.decoder.chunks(z) if self.decoder.net else self.decoder.chunks(z, 32, 0)
         return torch.cat(list(parts), dim=1).clamp(-1, 1)
 
-    def film(self, labels, seed=0, progress=None, **how):
-        """Key frames, two passes of interpolation, temporal decoding: T = 8 becomes 113 frames, 16 times the rate."""
+    def film(self, labels, seed=0, progress=None, kind=None, **how):
+        """Key frames, two passes of interpolation, temporal decoding: T = 8 becomes 113 frames, 16 times the rate.
+
+        kind: "pixel" or "latent": an upsampler makes it four times as large in the end (paper, Fig. 5).
+        """
         z = self.latents(labels, seed=seed, progress=progress, **how)
-        return self.decode(self.interpolate(self.interpolate(z, labels, 0, seed), labels, 1, seed))
+        x = self.decode(self.interpolate(self.interpolate(z, labels, 0, seed), labels, 1, seed))
+        return self.upsampler(kind)(x, seed=seed, progress=progress) if kind else x
+
+    def upsampler(self, kind="pixel"):
+        """The upsampler of that kind ("pixel", "latent") that lies beside these weights, a VideoUpsampler."""
+        if self.folder is None:
+            raise ValueError("this model came from no folder of weights: VideoUpsampler.from_pretrained takes one")
+        return VideoUpsampler.from_pretrained(self.folder, kind, self.device)
 
     def generate(self, labels, **how):
         """Films (b t 3 h w) in [-1, 1] for labels (b, n); the arguments of `latents`."""

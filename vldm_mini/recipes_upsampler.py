@@ -43,7 +43,7 @@ SIZES = {
     "xs": Size(64, 32, 3, 4, dict(channels=(16, 24), emb_channels=64), AutoencoderConfig((8, 16), local=True),
                _settings((10, 4, 2e-3), (10, 4, 2e-3), (10, 2, 2e-3))),
     "s": Size(256, 80, 8, 400, dict(), AutoencoderConfig((32, 64), local=True),
-              _settings((700, 16, 1.5e-3), (1600, 12, 2e-3), (700, 3, 2e-3))),
+              _settings((900, 16, 1.5e-3), (3000, 12, 2e-3), (1000, 4, 2e-3))),
     "m": Size(256, 80, 8, 4000, dict(channels=(128, 192), blocks=2, emb_channels=512),
               AutoencoderConfig((64, 128), local=True),
               _settings((8000, 64, 1e-3), (30000, 128, 5e-4), (20000, 16, 5e-4))),

@@ -325,6 +325,15 @@ def grow(layers, backbone, **options):
     return load_into(grown, grown.state_dict() | layers.state_dict())
 
 
+def band(frames, reach):
+    """The attention mask of a film longer than those of training: frame i looks at j if |i - j| <= reach. (t, t) bool.
+
+    Paper, appendix D: to a distance of 8 frames, "similar to training", which was on 8. MINI: so the reach is 7 there.
+    """
+    at = torch.arange(frames)
+    return (at[:, None] - at).abs() <= reach
+
+
 def temporal_parameters(layers):
     """What temporal training trains: every parameter of phi, the alphas included, and nothing else."""
     return list(layers.parameters())

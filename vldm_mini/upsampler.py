@@ -7,6 +7,7 @@ video, with the image upsampler as it was. Trained on patches, used at any size.
     large = upsampler(small)                                                # (b t 3 h w) -> (b t 3 4h 4w)
 """
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,8 @@ class VideoUpsampler:
         """name: shipped weights ("driving"), or a folder that holds upsampler/ or latent_upsampler/."""
         if kind not in KINDS:
             raise ValueError(f"an upsampler is of {' or '.join(KINDS)}s, not {kind!r}")
-        folder, device = shipped(name) / KINDS[kind], device or machine.device()
+        folder, device = Path(name) / KINDS[kind], device or machine.device()
+        folder = folder if folder.is_dir() else shipped(name) / KINDS[kind]
         if not (folder / "image").is_dir():
             raise ValueError(f"{name} holds no {kind} upsampler; train it: python -m vldm_mini train {KINDS[kind]}")
         theta = Upsampler.from_pretrained(folder / "image").to(device)

@@ -75,7 +75,7 @@ STAGES = ("autoencoder", "image", "temporal", "boxes", "decoder")
 def key(folder, stages=STAGES, **settings):
     """A name for what the weights of these stages and these settings give: 16 hexadecimal digits."""
     files = sorted(file for file in Path(folder).rglob("*") if file.name in (weights.WEIGHTS, weights.CONFIG))
-    files = [file for file in files if file.parent == Path(folder) or file.parent.name in stages]
+    files = [file for file in files if file.parent.relative_to(folder).as_posix() in (".", *stages)]
     asked = [(str(file.relative_to(folder)), weights.sha256(file)) for file in files]
     text = json.dumps([asked, SEEDS, FRAMES, STEPS, SCALE, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

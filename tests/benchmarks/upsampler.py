@@ -1,0 +1,96 @@
+"""Does the video upsampler shimmer less than the same network frame by frame, and is it better than bicubic?
+
+Held-out drives of 256x512, 8 frames at 30 a second; given are the means of 4x4 pixels. To see details as large as they
+are, all is scored on patches of 64x128 (they see four small pixels more on each side), one a drive. Arms: the temporal
+layers as learned; alpha = 1, the image upsampler frame by frame from the same noise; bicubic. flicker_ratio
+(`metrics.flicker`), video_distance_gain and frame_distance_ratio (Fréchet distances of the driving judge's features):
+video against frame by frame. mean_gain_db: PSNR of the mean of 8 samples minus bicubic's; single_gain_db: of one.
+sharpness_error_ratio: by how much the gradient energy is off, ours over bicubic's; feature_ratio: Fréchet distance of
+frames, ours over bicubic's. Beside them: the video film blurred in time, and the true film itself against others.
+"""
+import torch
+
+from vldm_mini import metrics, weights
+from vldm_mini.datasets import driving, video
+from vldm_mini.upsampler import KINDS, VideoUpsampler, bicubic, shrunk
+
+from . import _drives, _samples
+from .decoder import blurred
+
+N, MEANS, SAMPLES, FRAMES, FPS, MARGIN, SEED = 128, 24, 8, 8, 30, 4, 3
+HEIGHT, WIDTH = 64, 128                                                                  # of what the judge looks at
+
+
+def drives(n=N):
+    """Held-out patches (n 8 3 96 160): what is scored, and 16 large pixels around it."""
+    films, h, w = [], HEIGHT + 8 * MARGIN, WIDTH + 8 * MARGIN
+    for i, seed in enumerate(driving.seeds("held_out", n, first=50_000)):
+        g = torch.Generator().manual_seed(i)
+        top, left = (4 * int(torch.randint((size - side) // 4 + 1, (1,), generator=g))
+                     for size, side in ((256, h), (512, w)))
+        times = 2.0 + torch.arange(FRAMES).numpy() / FPS
+        films.append(driving.Scene(seed).render(times, 256, crop=(top, left, h, w)))
+    return torch.stack([video.to_float(torch.from_numpy(film)) for film in films])
+
+
+def inner(x):
+    """Without the margin."""
+    return x[..., 4 * MARGIN:-4 * MARGIN, 4 * MARGIN:-4 * MARGIN]
+
+
+def edges(x):
+    """Gradient energy of films (n t 3 h w) -> (n,)."""
+    return x.diff(dim=-1).square().flatten(1).mean(1) + x.diff(dim=-2).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def compared(up, x, judge, make, means=MEANS):
+    """All figures of one upsampler. x (n t 3 h w) large, with margin; make(up, low, **how) -> films like x."""
+    low, true = shrunk(x), inner(x)
+    out = {"video": inner(make(up, low, seed=SEED)), "frame by frame": inner(make(up, low, seed=SEED, alpha=1)),
+           "bicubic": inner(bicubic(low))}
+    out["video, blurred in time"] = blurred(out["video"])
+    said, real = {name: judge.judge(y) for name, y in out.items()}, judge.judge(true)
+    half = len(true) // 2
+    far = lambda a, b, kind: metrics.frechet(getattr(a, kind).flatten(0, -2), getattr(b, kind).flatten(0, -2))  # noqa: E731
+    row = lambda name, y: dict(psnr_db=float(metrics.psnr(y, true).mean()),                             # noqa: E731
+                               flicker=float(metrics.flicker(y, true).mean()),
+                               sharpness=float((edges(y) / edges(true)).median()),
+                               video_distance=far(said[name], real, "films"),
+                               frame_distance=far(said[name], real, "frames"))
+    table = {name: {k: round(v, 6) for k, v in row(name, y).items()} for name, y in out.items()}
+    some = torch.stack([out["video"][:means], *(inner(make(up, low[:means], seed=SEED + k)) for k in range(1, SAMPLES))])
+    mean = lambda y: float(metrics.psnr(y[:means], true[:means]).mean())                                # noqa: E731
+    ours, plain, none = (table[k] for k in ("video", "frame by frame", "bicubic"))
+    off = lambda row: abs(row["sharpness"] - 1)                                                         # noqa: E731
+    halves = judge.judge(true[:half]), judge.judge(true[half:])
+    return {"flicker_ratio": round(ours["flicker"] / plain["flicker"], 4),
+            "video_distance_gain": round(plain["video_distance"] / ours["video_distance"], 3),
+            "frame_distance_ratio": round(ours["frame_distance"] / plain["frame_distance"], 3),
+            "mean_gain_db": round(mean(some.mean(0)) - mean(out["bicubic"]), 3),
+            "single_gain_db": round(ours["psnr_db"] - none["psnr_db"], 3),
+            "sharpness_error_ratio": round(off(ours) / off(none), 4),
+            "feature_ratio": round(ours["frame_distance"] / none["frame_distance"], 4),
+            "table": table, "floor": {kind: round(far(*halves, kind), 6) for kind in ("films", "frames")}, "n": len(x)}
+
+
+def kept(folder, kind):
+    """make(up, low, **how) whose films are kept in runs/samples/, by weights and settings."""
+    def make(up, low, **how):
+        stages = [f"{KINDS[kind]}/{part}" for part in ("autoencoder", "image", "temporal")]
+        path = _samples.RUNS / "samples" / (_samples.key(folder, stages, low=str(tuple(low.shape)) +
+                                                         f"{float(low.double().sum()):.6f}", **how) + ".safetensors")
+        if not path.is_file():
+            films = torch.cat([up(part, **how) for part in low.split(4)])
+            weights.save_tensors(path, {"films": (films * 127.5 + 127.5).round().byte()})
+        return video.to_float(weights.load_tensors(path)["films"].movedim(2, -1))
+    return make
+
+
+def run(folder=None, n=N, means=MEANS):
+    """All figures; arguments are for tests."""
+    folder = folder or weights.shipped(_drives.WEIGHTS)
+    judge, x = _drives.judges(folder)[0], drives(n)
+    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), x, judge, kept(folder, kind), means)
+             for kind in KINDS}
+    return found["pixel"] | {"latent": found["latent"]}
