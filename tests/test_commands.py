@@ -92,12 +92,12 @@ def test_sample_writes_a_film_a_strip_and_a_slice(capsys, tmp_path):
     assert {file.name for file in out.iterdir()} == {"film.webp", "strip.png", "slice.png"}
 
 
-@pytest.mark.parametrize("words", [("--minutes", "0.1"), ("--smooth",)])
+@pytest.mark.parametrize("words", [("--minutes", "0.1"), ("--smooth",), ("--large", "pixel")])
 def test_long_films_need_stages_that_weights_may_lack_and_leave_nothing_behind(capsys, tmp_path, words):
     whole, some = ROOT / "data" / "checkpoints" / "actions", tmp_path / "some"
     if not (whole / "temporal").is_dir():
         pytest.skip("needs the shipped weights")
-    shutil.copytree(whole, some, ignore=shutil.ignore_patterns("prediction", "interpolation"))
+    shutil.copytree(whole, some, ignore=shutil.ignore_patterns("prediction", "interpolation", "upsampler"))
     code, _, err = run(capsys, "sample", "--weights", str(some), "--frames", "2", *words, "--out", str(tmp_path / "out"))
     assert code == 2 and "these weights hold no" in err and not list(tmp_path.rglob("*.mp4"))
 

@@ -328,7 +328,7 @@ def test_the_temporal_decoder_decodes_in_parts(long_model):
 
 
 def test_with_an_upsampler_the_film_comes_four_times_as_large(long_model, bend, tmp_path):
-    with pytest.raises(ValueError, match="holds no pixel upsampler"):
+    with pytest.raises(ValueError, match="hold no upsampler"):
         long_model.film(bend, kind="pixel")
     theta = shaken(Upsampler(UpsamplerConfig(channels=(8, 16), emb_channels=16)), 0.02)
     theta.save_pretrained(tmp_path / "upsampler" / "image")

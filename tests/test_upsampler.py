@@ -151,7 +151,7 @@ def test_a_network_with_local_norms_has_no_other_norm_and_one_without_is_as_befo
 def test_tiles_and_chunks_are_the_whole_film_and_a_narrow_margin_is_not(kind):
     up, low = upsampler(kind), film(12, 32, 48)
     whole = up(low, steps=3, frames=12)
-    tiled, parts = up(low, steps=3, frames=12, tile=16), up(low, steps=3, frames=4)
+    tiled, parts = up(low, steps=3, frames=12, tile=(16, 16)), up(low, steps=3, frames=4)
     bare = up(low, steps=3, frames=4, overlap=0)
     assert metrics.psnr(tiled, whole).mean() > 45 and metrics.psnr(parts, whole).mean() > 45
     assert metrics.psnr(bare, whole).mean() < metrics.psnr(parts, whole).mean() - 3

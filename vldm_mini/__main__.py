@@ -130,7 +130,8 @@ def train(args):
 def sample(args):
     """One film from trained weights: an animated WebP, a PNG film strip and an x-t slice.
 
-    With --minutes one that goes on and on, written while it is made; with --smooth one at 16 times the rate: an .mp4.
+    With --minutes one that goes on and on, written while it is made; with --smooth one at 16 times the rate, with
+    --large one of four times the height: an .mp4.
     """
     from vldm_mini import show
     from vldm_mini.pipeline import VideoLDM
@@ -144,11 +145,18 @@ def sample(args):
         parts = model.rollout(labels, round(60 * args.minutes * fps) + 1, seed=args.seed, progress=tqdm)
         print(f"done: {show.save_growing(out / 'film.mp4', (model.decode(z)[0] for z in parts), fps)}")
         return
-    if args.smooth:
-        film = show.movie(model.film(labels, seed=args.seed), fps=16 * fps, scale=2, loop=1)
-        print(f"done: {film.save(out / 'film.mp4')}")
+    upsampler = model.upsampler(args.large) if args.large else None
+    film = model.film(labels, seed=args.seed) if args.smooth else \
+        model.generate(labels, frames=args.frames, alpha=args.alpha, seed=args.seed)
+    fps = 16 * fps if args.smooth else fps
+    if upsampler:
+        from tqdm.auto import tqdm
+        parts = upsampler.parts(film, seed=args.seed, progress=tqdm)
+        print(f"done: {show.save_growing(out / 'film.mp4', (part[0] for part in parts), fps, scale=1)}")
         return
-    film = model.generate(labels, frames=args.frames, alpha=args.alpha, seed=args.seed)
+    if args.smooth:
+        print(f"done: {show.movie(film, fps=fps, scale=2, loop=1).save(out / 'film.mp4')}")
+        return
     show.movie(film, fps=fps).save(out / "film.webp")
     show.strip(film).save(out / "strip.png")
     show.slice(film).save(out / "slice.png")
@@ -218,7 +226,8 @@ def parser():
 
 
 def _train_options(sub):
-    sub.add_argument("stage", help="autoencoder, decoder, image, temporal, prediction, interpolation, boxes or judges")
+    sub.add_argument("stage", help="autoencoder, decoder, image, temporal, prediction, interpolation, "
+                     "boxes, upsampler, latent_upsampler or judges")
     sub.add_argument("--data", default="actions", help="driving, actions, signs, road, or a folder of videos (actions)")
     sub.add_argument("--size", choices=("xs", "s", "m"), help="default: VLDM_SIZE, or what suits the machine")
     sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
@@ -238,6 +247,7 @@ def _sample_options(sub):
     sub.add_argument("--frames", type=_positive, help="default: as trained")
     sub.add_argument("--minutes", type=_number(0.1, 600), help="a rollout of so many minutes (weights that hold prediction)")
     sub.add_argument("--smooth", action="store_true", help="two passes of interpolation (weights that hold it)")
+    sub.add_argument("--large", choices=("pixel", "latent"), help="four times the height (weights with an upsampler)")
     sub.add_argument("--alpha", type=_number(0, 1), help="0 to 1 sets every mix; 1 is the image model (default: as trained)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", default="sample_out", help="folder for the film (sample_out)")

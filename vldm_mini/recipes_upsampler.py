@@ -54,6 +54,7 @@ SIZES = {
 # MINI: logit-normal tau, and tau_gamma evenly from 0 to 300: of neither is the paper's range known. The public x4
 # upscaler is told noise of up to 350
 TAU_MIDDLE, TAU_SPREAD, TAU_GAMMA = 0.0, 1.4, 300
+HELD_OUT = 0.19                               # of real clips: 4 of the 20 of `signs`
 # frames a second of `driving` that it learns from: the end of the stack most often
 FPS = (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4 * driving.KEY_FPS, driving.KEY_FPS)
 
@@ -86,7 +87,7 @@ def large_films(data, dial, split="train", n=None, out=None):
         if path:
             weights.save_tensors(path, dict(films=torch.stack(films)))
         return films
-    clips = video.split(video.load(data, size=dial.pixels), 0.2)[split != "train"]
+    clips = video.split(video.load(data, size=dial.pixels), HELD_OUT)[split != "train"]
     films = [clip.frames for clip in clips]
     for clip, film in zip(clips, films):
         if len(film) < dial.frames or min(film.shape[1:3]) < dial.patch:

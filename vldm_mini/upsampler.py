@@ -115,7 +115,8 @@ class VideoUpsampler:
         folder, device = Path(name) / KINDS[kind], device or machine.device()
         folder = folder if folder.is_dir() else shipped(name) / KINDS[kind]
         if not (folder / "image").is_dir():
-            raise ValueError(f"{name} holds no {kind} upsampler; train it: python -m vldm_mini train {KINDS[kind]}")
+            raise ValueError(f"these weights hold no {KINDS[kind]}; train it: python -m vldm_mini train "
+                             f"{KINDS[kind]}, or use weights that have it")
         theta = Upsampler.from_pretrained(folder / "image").to(device)
         layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
         coder = Autoencoder.from_pretrained(folder / "autoencoder").to(device) if kind == "latent" else None
@@ -126,12 +127,14 @@ class VideoUpsampler:
         return torch.cat(list(self.parts(low, **how)), dim=1)
 
     @torch.no_grad()
-    def parts(self, low, seed=0, tau_gamma=0, steps=10, alpha=None, frames=8, overlap=4, tile=None, progress=None):
+    def parts(self, low, seed=0, tau_gamma=0, steps=10, alpha=None, frames=8, overlap=4, tile=None, margin=16,
+              progress=None):
         """The film in parts of `frames` frames, as they are made: memory does not grow with its length.
 
         alpha None: as learned; 1: the image upsampler, frame by frame, from the same noise. tau_gamma: level of the
-        noise that is put on what is given. Each part sees `overlap` frames more on both sides. tile: height and width,
-        in small pixels, of what is made at once, all if None. A frame's noise depends on (seed, its number) alone.
+        noise that is put on what is given. Each part sees `overlap` frames more on both sides. tile: (height, width) in
+        small pixels of what is made at once, all if None; it sees `margin` more on each side. A frame's noise
+        depends on (seed, its number) alone.
         """
         if low.ndim != 5 or low.shape[2] != 3:
             raise ValueError(f"an upsampler takes films (b, t, 3, h, w), got {tuple(low.shape)}")
@@ -139,7 +142,7 @@ class VideoUpsampler:
         try:
             spans = tiles(low.shape[1], frames, 0 if alpha == 1 else overlap)
             for seen, kept in progress(spans) if progress else spans:
-                x = self.part(low[:, seen].to(self.device), seen.start, seed, tau_gamma, steps, tile)
+                x = self.part(low[:, seen].to(self.device), seen.start, seed, tau_gamma, steps, tile, margin)
                 yield x[:, kept.start - seen.start:][:, :kept.stop - kept.start]
         finally:
             self.layers.set_alpha(None)
@@ -150,14 +153,19 @@ class VideoUpsampler:
         return torch.stack([torch.stack([one(first + k, i) for k in range(shape[1])]) for i in range(shape[0])]) \
             .to(self.device)
 
-    def part(self, low, first, seed, tau_gamma, steps, tile):
-        b, t, _, h, w = low.shape
-        c, p = self.theta.config.out_channels // self.theta.config.patch ** 2, self.theta.config.patch
-        level = torch.full((b,), tau_gamma, dtype=torch.long, device=self.device)
-        given = degraded(self.schedule, low, level, self.noise(low.shape, seed, first, 1))
-        noise = self.noise((b, t, c, p * h, p * w), seed, first, 0)
-        # MINI: 16 small pixels beyond the tile: what is further off has no say in it that could be seen
-        rows, columns = (tiles(side, tile or side, 16) for side in (h, w))
+    def start(self, low, first, seed):
+        """What the walk starts from, (b t c ph pw)."""
+        p, c = self.theta.config.patch, self.theta.config.out_channels // self.theta.config.patch ** 2
+        return self.noise((*low.shape[:2], c, p * low.shape[3], p * low.shape[4]), seed, first, 0)
+
+    def given(self, low, first, seed, level):
+        """The small film as the network is told it: with noise of that level (b,) on it."""
+        return degraded(self.schedule, low, level, self.noise(low.shape, seed, first, 1))
+
+    def part(self, low, first, seed, tau_gamma, steps, tile, margin):
+        level = torch.full((len(low),), tau_gamma, dtype=torch.long, device=self.device)
+        given, noise = self.given(low, first, seed, level), self.start(low, first, seed)
+        rows, columns = (tiles(side, one or side, margin) for side, one in zip(low.shape[3:], tile or (None, None)))
         out = [torch.cat([self.square(given, noise, level, steps, row, column) for column in columns], dim=-1)
                for row in rows]
         return torch.cat(out, dim=-2)
