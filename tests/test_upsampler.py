@@ -10,12 +10,25 @@ from tests.tiny import copies, made_folder, normal, same, shaken
 from vldm_mini import metrics, recipes_upsampler, weights
 from vldm_mini.autoencoder import Autoencoder, AutoencoderConfig
 from vldm_mini.blocks import PlaceNorm, ResBlock, group_norm
+from vldm_mini.datasets import video
 from vldm_mini.diffusion import Schedule, ddim, ddim_times
-from vldm_mini.recipes_upsampler import SIZES, draw_patch, large_films, upsampling_loss
+from vldm_mini.recipes_upsampler import SIZES, draw_level, draw_patch, large_films, upsampling_loss
 from vldm_mini.temporal import VideoModel, insert
 from vldm_mini.training import Record, Settings, rng
 from vldm_mini.unet import UNet, UNetConfig
-from vldm_mini.upsampler import KINDS, Upsampler, UpsamplerConfig, VideoUpsampler, bicubic, degraded, shrunk, tiles
+from vldm_mini.upsampler import (
+    KINDS,
+    Upsampler,
+    UpsamplerConfig,
+    VideoUpsampler,
+    bicubic,
+    degraded,
+    detail,
+    enlarged,
+    shrunk,
+    tiles,
+    with_detail,
+)
 
 TINY = UpsamplerConfig(channels=(8, 16), emb_channels=16)
 LATENT = replace(TINY, in_channels=4, out_channels=4, patch=1)
@@ -79,7 +92,8 @@ def test_fresh_temporal_layers_and_alpha_1_are_the_image_upsampler_to_the_bit():
     plain = VideoUpsampler(theta, insert(theta, attention=None))
     noise, level = (plain.noise((1, 6, 3, *size), 0, 0, kind)[0] for size, kind in (((64, 96), 0), ((16, 24), 1)))
     given, zero = degraded(schedule, low[0], torch.zeros(6, dtype=torch.long), level), torch.tensor([0])
-    frames = ddim(schedule, lambda x, tau: theta(x, tau, given, zero), noise, ddim_times(2), "v").clamp(-1, 1)[None]
+    frames = ddim(schedule, lambda x, tau: theta(x, tau, given, zero), noise, ddim_times(2), "v")
+    frames = with_detail(frames, given).clamp(-1, 1)[None]
     assert torch.equal(plain(low, steps=2), frames)
     plain.layers.remove()
     up = VideoUpsampler(theta, shaken(insert(theta, attention=None)))
@@ -111,6 +125,19 @@ def test_shrunk_undoes_what_repeats_and_bicubic_keeps_a_plain_colour():
     assert torch.allclose(shrunk(low.repeat_interleave(4, -1).repeat_interleave(4, -2)), low, atol=1e-6)
     plain = torch.full((1, 2, 3, 4, 4), 0.3)
     assert bicubic(plain).shape == (1, 2, 3, 16, 16) and torch.allclose(bicubic(plain), torch.tensor(0.3))
+
+
+def test_detail_is_what_bicubic_lacks_and_goes_back():
+    x, given = film(h=32, w=48), film(h=8, w=12, seed=1)
+    assert torch.allclose(with_detail(detail(x, given), given), x, atol=1e-5)
+    assert torch.equal(detail(enlarged(given), given), torch.zeros_like(x))
+    large = torch.stack([video.to_float(one) for one in large_films("driving", SIZES["s"], n=3)])
+    assert 0.5 < float(detail(large, shrunk(large)).std()) < 1.5                        # of about unit variance
+
+
+def test_low_levels_of_noise_are_drawn_most():
+    drawn = torch.cat([draw_level(rng(0, 0, k), 100) for k in range(2000)])
+    assert drawn.min() == 0 and 90 < drawn.max() <= 100 and 15 < drawn.float().median() < 35
 
 
 # -- patches, tiles, chunks -------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ SIZES = {
                dict(ff_mult=1, ff_in=False),
                _stages((20, 8, 2e-3), (20, 8, 2e-3), (20, 2, 2e-3))),
     "s": Size(64, 8, 3, AutoencoderConfig(), UNetConfig(attention=(True, True, True)), dict(ff_mult=2, ff_in=False),
-              _stages((600, 32, 1.5e-3), (2600, 32, 2e-3), (3000, 6, 3e-3), prediction=(800, 6))),
+              _stages((600, 32, 1.5e-3), (2600, 32, 2e-3), (3000, 6, 3e-3), prediction=(2000, 6))),
     "m": Size(64, 16, 3, AutoencoderConfig((96, 160), blocks=2), UNetConfig(channels=(128, 192, 256), blocks=2), dict(),
               _stages((8000, 64, 1e-3), (30000, 256, 5e-4), (20000, 32, 5e-4))),
     # the paper's widths, for counting and for clusters: f = 8, and a U-Net like Stable Diffusion's

@@ -18,7 +18,7 @@ from vldm_mini.upsampler import Upsampler, UpsamplerConfig, VideoUpsampler, bicu
 from . import _drives, _samples
 from .upsampler import HEIGHT, MARGIN, WIDTH, drives, inner, kept
 
-N, LEVELS, SEED = 200, (0, 50, 100, 200, 300), 3
+N, LEVELS, SEED = 200, (0, 10, 25, 50, 100), 3
 
 
 def without(folder, steps=None):
