@@ -29,15 +29,17 @@ MAY_KNOW = {
     "datasets.scenery": set(),
     "datasets.driving": {"datasets.scenery"},
     "metrics": DATA | TOOLS | {"blocks", "diffusion", "training"},
+    "upsampler": {"blocks", "unet", "temporal", "autoencoder", "diffusion", "training"} | TOOLS,
     "pipeline": NETWORKS | TOOLS | {"diffusion", "training"},
     "judges": DATA | TOOLS | {"blocks", "training", "metrics"},
     "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics", "judges"},
+    "recipes_upsampler": CORE | DATA | {"metrics"},
     "stable_diffusion": NETWORKS | TOOLS | {"diffusion"},
     "show": {"weights"},
     "exercises": {"weights"},
     "lab": CORE | DATA | {"metrics", "show"},
     "demo": CORE | {"datasets.video", "show", "metrics"},
-    "__main__": CORE | DATA | {"demo", "show", "lab", "metrics", "exercises"},
+    "__main__": CORE | DATA | {"recipes_upsampler", "demo", "show", "lab", "metrics", "exercises"},
 }
 LIGHT = {"torch", "einops", "numpy", "safetensors", "vldm_mini"}
 HEAVY = ("av", "pooch", "diffusers", "transformers", "matplotlib", "IPython", "PIL", "scipy", "accelerate", "peft")
