@@ -1,27 +1,29 @@
 """The figures of `upsampler` on real video: the held-out clips of `signs`, 64x64 to 256x256, both upsamplers.
 
-As `upsampler`, at 25 frames a second, 16 patches of each clip; features are those of the driving judge, which has never
-seen a hand: they tell textures and edges apart, no more.
+As `upsampler`, at 25 frames a second, 20 patches of each clip; features are those of the driving judge, which has never
+seen a hand: they tell textures and edges apart, no more. Beside them the pixel upsampler of `driving`, which has never
+seen real video: on the same patches, and on `road`, 256x512 of two clips from a car, 40 patches of each; nothing was trained on it.
+A sheet, runs/samples/upsampler-signs.png: bicubic, drawn, true; the last rows are of `road`.
 """
 import torch
 
-from vldm_mini import weights
+from vldm_mini import show, weights
 from vldm_mini.datasets import video
 from vldm_mini.recipes_upsampler import SIZES, large_films
 from vldm_mini.upsampler import KINDS, VideoUpsampler
 
-from . import _drives
-from .upsampler import FRAMES, HEIGHT, MARGIN, MEANS, WIDTH, compared, kept
+from . import _drives, _samples
+from .upsampler import FRAMES, HEIGHT, MARGIN, MEANS, SEED, WIDTH, bicubic, compared, inner, kept, shrunk
 
-EACH = 16
+EACH = 20
 
 
-def patches(films, each=EACH):
+def patches(films, each=EACH, first=0):
     """Films uint8 (t h w 3) -> (n 8 3 96 160), at moments and places drawn evenly."""
     out, h, w = [], HEIGHT + 8 * MARGIN, WIDTH + 8 * MARGIN
     for k, film in enumerate(films):
         for i in range(each):
-            g = torch.Generator().manual_seed(1000 * k + i)
+            g = torch.Generator().manual_seed(1000 * k + first + i)
             at = int(torch.randint(len(film) - FRAMES + 1, (1,), generator=g))
             top, left = (4 * int(torch.randint((size - side) // 4 + 1, (1,), generator=g))
                          for size, side in zip(film.shape[1:3], (h, w)))
@@ -31,8 +33,18 @@ def patches(films, each=EACH):
 
 def run(folder=None, each=EACH, means=MEANS):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped("signs")
-    judge, x = _drives.judges(weights.shipped(_drives.WEIGHTS))[0], patches(large_films("signs", SIZES["s"], "held_out"), each)
-    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), x, judge, kept(folder, kind), means)
+    folder, other = folder or weights.shipped("signs"), weights.shipped(_drives.WEIGHTS)
+    judge = _drives.judges(other)[0]
+    signs, clips = large_films("signs", SIZES["s"], "held_out"), video.load("road", size=(256, 512))
+    signs, road = ((patches(films, k), patches(films, k, 500)) for films, k in
+                   ((signs, each), ([clip.frames for clip in clips], 2 * each)))
+    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), *signs, judge, kept(folder, kind), means)
              for kind in KINDS}
-    return found["pixel"] | {"latent": found["latent"]}
+    plain = VideoUpsampler.from_pretrained(other)
+    beside = {f"driving's weights on {name}": compared(plain, *x, judge, kept(other, "pixel"), means)
+              for name, x in (("signs", signs), ("road", road))}
+    rows = [(folder, VideoUpsampler.from_pretrained(folder), signs[0]), (other, plain, road[0])]
+    sheet = torch.cat([torch.stack([inner(y)[::len(x) // 4 or 1, 0] for y in (bicubic(shrunk(x)),
+                                    kept(where, "pixel")(up, shrunk(x), seed=SEED), x)], 1) for where, up, x in rows])
+    show.strip(sheet, scale=2).save(_samples.RUNS / "samples" / "upsampler-signs.png")
+    return found["pixel"] | {"latent": found["latent"]} | beside
