@@ -64,6 +64,15 @@ def test_it_hears_the_small_picture_its_noise_level_and_tau():
 
 
 @torch.no_grad()
+def test_of_pixels_the_noisy_input_is_added_with_a_gain_for_each_of_its_pixels():
+    model, x, low, tau = Upsampler(TINY), torch.randn(1, 3, 32, 64), torch.randn(1, 3, 8, 16), torch.tensor([500])
+    gains = torch.rand(48)
+    model.conv_out.bias.copy_(torch.cat([torch.full((48,), 0.25), gains]))           # its weights are zero
+    gain = nn.functional.pixel_shuffle(gains[None, :, None, None].expand(1, 48, 8, 16), 4)
+    assert torch.allclose(model(x, tau, low, tau), 0.25 + gain * x)
+
+
+@torch.no_grad()
 def test_each_frame_of_a_clip_is_told_its_own_small_frame():
     up = upsampler()
     x, low, at = torch.randn(1, 4, 3, 64, 96), film(4), torch.tensor([300])

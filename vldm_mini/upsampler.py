@@ -36,9 +36,12 @@ class UpsamplerConfig(UNetConfig):
 
     MINI: of pixels 4x4 are one place with 48 channels (space to depth): a sixteenth of the cost, and the small picture
     fits without being made large first. Of latents with f = 4 one place is one latent.
+    MINI: twice as many channels come out of pixels as go in: what is drawn, and a gain with which the noisy input itself
+    is added to it. To say "all of this is noise" (v = alpha / sigma x) takes 48 numbers a place, exactly; through layers
+    64 wide they came out smeared, as grain in each frame.
     """
     in_channels: int = 48
-    out_channels: int = 48
+    out_channels: int = 96
     channels: tuple = (64, 96)
     attention: tuple = (False, False)
     concat_channels: int = 3
@@ -47,8 +50,9 @@ class UpsamplerConfig(UNetConfig):
 
 
 class Upsampler(UNet):
-    """forward(x, tau, low, tau_gamma): x (b c ph pw) noisy detail (or latents), low (b 3 h w) the small picture, with noise of the level
-    tau_gamma (b,) on it -> prediction like x. c is 3 for pixels; h and w must be divisible by 2^(resolutions - 1).
+    """forward(x, tau, low, tau_gamma): x (b c ph pw) noisy detail (or latents), low (b 3 h w) the small picture, with
+    noise of the level tau_gamma (b,) on it -> prediction like x. c is 3 for pixels; h and w must be divisible by
+    2^(resolutions - 1).
     """
     config_class = UpsamplerConfig
 
@@ -64,9 +68,9 @@ class Upsampler(UNet):
         return super().embed(tau, None) + self.level_embed(level)
 
     def forward(self, x, tau, low, tau_gamma):
-        # (b c ph pw) -> (b p^2c h w)
-        x = super().forward(F.pixel_unshuffle(x, self.config.patch), tau, tau_gamma, low)
-        return F.pixel_shuffle(x, self.config.patch)
+        x = F.pixel_unshuffle(x, self.config.patch)                                          # (b c ph pw) -> (b p^2c h w)
+        drawn, *gain = super().forward(x, tau, tau_gamma, low).split(x.shape[1], dim=1)
+        return F.pixel_shuffle(drawn + gain[0] * x if gain else drawn, self.config.patch)
 
 
 def degraded(schedule, low, tau_gamma, eps):
@@ -174,7 +178,7 @@ class VideoUpsampler:
 
     def start(self, low, first, seed):
         """What the walk starts from, (b t c ph pw)."""
-        p, c = self.theta.config.patch, self.theta.config.out_channels // self.theta.config.patch ** 2
+        p, c = self.theta.config.patch, self.theta.config.in_channels // self.theta.config.patch ** 2
         return self.noise((*low.shape[:2], c, p * low.shape[3], p * low.shape[4]), seed, first, 0)
 
     def given(self, low, first, seed, level):
