@@ -17,7 +17,7 @@ from .diffusion import denoising_error
 from .recipes import PREDICTION, SCHEDULE, SHIPPED_IN, autoencoder_players, card, draw_tau, unit_variance
 from .temporal import TemporalLayers, VideoModel, insert
 from .training import Player, Settings, rng, train
-from .upsampler import KINDS, Upsampler, UpsamplerConfig, degraded, detail, shrunk
+from .upsampler import KINDS, SidewaysConv, Upsampler, UpsamplerConfig, degraded, detail, shrunk
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ SIZES = {
     "xs": Size(64, 32, 3, 4, dict(channels=(16, 24), emb_channels=64), AutoencoderConfig((8, 16), local=True),
                _settings((10, 4, 2e-3), (10, 4, 2e-3), (10, 2, 2e-3))),
     "s": Size(256, 80, 8, 400, dict(), AutoencoderConfig((32, 64), local=True),
-              _settings((900, 16, 1.5e-3), (4000, 12, 2e-3), (1200, 4, 2e-3))),
+              _settings((900, 16, 1.5e-3), (4000, 12, 2e-3), (2400, 4, 2e-3))),
     "m": Size(256, 80, 8, 4000, dict(channels=(128, 192), blocks=2, emb_channels=512),
               AutoencoderConfig((64, 128), local=True),
               _settings((8000, 64, 1e-3), (30000, 128, 5e-4), (20000, 16, 5e-4))),
@@ -54,8 +54,7 @@ SIZES = {
 # known. What another model makes is off by far less than that
 TAU_MIDDLE, TAU_SPREAD, TAU_GAMMA = 0.0, 1.4, 100
 HELD_OUT = 0.19                               # of real clips: 4 of the 20 of `signs`
-# frames a second of `driving` that it learns from: the end of the stack most often
-FPS = (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4 * driving.KEY_FPS, driving.KEY_FPS)
+FPS = 16 * driving.KEY_FPS                    # frames a second of `driving` that it learns from: the end of the stack
 
 
 def dial_at(size):
@@ -78,11 +77,11 @@ def large_films(data, dial, split="train", n=None, out=None):
     """
     if data == "driving":
         n = n or dial.films
-        path = Path(out) / "large" / f"{split}-{n}-{dial.pixels}.safetensors" if out else None
+        path = Path(out) / "large" / f"{split}-{n}-{dial.pixels}-{FPS:g}fps.safetensors" if out else None
         if path and path.is_file():
             return list(weights.load_tensors(path)["films"])
-        films = [driving.Drive(seed, dial.frames, dial.pixels, FPS[i % len(FPS)], start=2.0).frames
-                 for i, seed in enumerate(driving.seeds(split, n))]
+        films = [driving.Drive(seed, dial.frames, dial.pixels, FPS, start=2.0).frames
+                 for seed in driving.seeds(split, n)]
         if path:
             weights.save_tensors(path, dict(films=torch.stack(films)))
         return films
@@ -142,28 +141,35 @@ def train_latent_upsampler(data="driving", size="s", out="runs/driving-s", steps
 
 
 def _train(kind, data, size, out, steps, seed, resume, start):
-    """start: a folder with image/ (and temporal/, autoencoder/) to go on from, in place of random weights."""
+    """start: a folder with image/ (and temporal/, autoencoder/) to go on from, in place of random weights.
+
+    A part whose weights lie in `out` without the state of a run (shipped ones, put there) is taken as it is.
+    """
     dial, folder, start = dial_at(size), Path(out) / KINDS[kind], Path(start) if start else None
     films, about = large_films(data, dial, out=out), dict(data=data, size=size)
     begin = lambda part: start / part if start and (start / part).is_dir() else None                    # noqa: E731
+    done = lambda part: (folder / part / weights.WEIGHTS).is_file() and not (folder / part / "state.pt").is_file()  # noqa: E731
     settings = {part: settings_for(size, part, steps, seed) for part in dial.settings}
-    coder = None
-    if kind == "latent":
-        coder = _train_autoencoder(films, dial, folder, settings["autoencoder"], begin("autoencoder"), resume, about)
-    torch.manual_seed(seed)
-    config = UpsamplerConfig(**dial.widths)
-    if coder:
-        c = coder.config.latent_channels
-        config = replace(config, in_channels=c, out_channels=c, patch=1)
-    theta = Upsampler.from_pretrained(begin("image")).train() if begin("image") else Upsampler(config)
-    theta = theta.to(machine.device())
-    loss = upsampling_loss(theta, films, 1, dial.patch, settings["image"], coder)
-    record = train(folder / "image", settings["image"], [Player("image", theta, loss, muon=True)], resume=resume)
-    theta.save_pretrained(folder / "image", card(f"{KINDS[kind]} (theta)", record=record, metrics={}, **about),
-                          SHIPPED_IN)
+    if kind == "latent" and not done("autoencoder"):
+        _train_autoencoder(films, dial, folder, settings["autoencoder"], begin("autoencoder"), resume, about)
+    coder = Autoencoder.from_pretrained(folder / "autoencoder").to(machine.device()).requires_grad_(False) \
+        if kind == "latent" else None
+    if not done("image"):
+        torch.manual_seed(seed)
+        config = UpsamplerConfig(**dial.widths)
+        if coder:
+            c = coder.config.latent_channels
+            config = replace(config, in_channels=c, out_channels=c, patch=1)
+        theta = Upsampler.from_pretrained(begin("image")).train() if begin("image") else Upsampler(config)
+        theta = theta.to(machine.device())
+        loss = upsampling_loss(theta, films, 1, dial.patch, settings["image"], coder)
+        record = train(folder / "image", settings["image"], [Player("image", theta, loss, muon=True)], resume=resume)
+        theta.save_pretrained(folder / "image", card(f"{KINDS[kind]} (theta)", record=record, metrics={}, **about),
+                              SHIPPED_IN)
     theta = Upsampler.from_pretrained(folder / "image").to(machine.device()).requires_grad_(False)
-    layers = TemporalLayers.from_pretrained(begin("temporal"), theta).train() if begin("temporal") else \
-        insert(theta, attention=None)
+    torch.manual_seed(seed)
+    layers = TemporalLayers.from_pretrained(begin("temporal"), theta, conv=SidewaysConv).train() \
+        if begin("temporal") else insert(theta, conv=SidewaysConv, attention=None)
     loss = upsampling_loss(VideoModel(theta, layers), films, dial.frames, dial.patch, settings["temporal"], coder)
     record = train(folder / "temporal", settings["temporal"], [Player("temporal", layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)
@@ -173,7 +179,7 @@ def _train(kind, data, size, out, steps, seed, resume, start):
 
 
 def _train_autoencoder(films, dial, folder, settings, start, resume, about):
-    """The autoencoder of large frames, trained on patches -> as saved, frozen."""
+    """The autoencoder of large frames, trained on patches. Saves it."""
     torch.manual_seed(settings.seed)
     model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(dial.autoencoder)
     model = model.to(machine.device())
@@ -186,7 +192,6 @@ def _train_autoencoder(films, dial, folder, settings, start, resume, about):
         psnr = float(metrics.psnr(model.decode(model.encode(x)).clamp(-1, 1), x).mean())
     model.save_pretrained(folder / "autoencoder", card("latent_upsampler autoencoder", record=record, **about,
                                                        metrics={"PSNR on training frames, dB": round(psnr, 2)}))
-    return Autoencoder.from_pretrained(folder / "autoencoder").to(machine.device()).requires_grad_(False)
 
 
 STAGES = {"upsampler": train_upsampler, "latent_upsampler": train_latent_upsampler}

@@ -277,7 +277,7 @@ class TemporalLayers(nn.Module):
         save_tensors(Path(folder) / WEIGHTS, packed(self.state_dict(), dtype))
         write_text(Path(folder) / CONFIG, json.dumps(self.settings, indent=1) + "\n")
         for make in self.classes:
-            if make.__module__ != __name__:
+            if make.__module__.partition(".")[0] != __name__.partition(".")[0]:
                 write_text(Path(folder) / f"{make.__name__}.py.txt", inspect.getsource(make))
         if card:
             write_text(Path(folder) / CARD, card)

@@ -17,7 +17,7 @@ from . import machine
 from .autoencoder import Autoencoder
 from .blocks import sinusoidal_embedding
 from .diffusion import Schedule, add_noise, ddim, ddim_times
-from .temporal import TemporalLayers, VideoModel
+from .temporal import TemporalConv, TemporalLayers, TimeConv, VideoModel
 from .training import rng
 from .unet import UNet, UNetConfig
 from .weights import shipped
@@ -73,13 +73,27 @@ class Upsampler(UNet):
         return F.pixel_shuffle(drawn + gain[0] * x if gain else drawn, self.config.patch)
 
 
+class SidewaysConv(TemporalConv):
+    """TemporalConv whose first convolution, on the network's way up, also looks at the eight places around.
+
+    MINI: detail moves from place to place, and what draws it is the way up. All convolutions 3x3x3 would be too many
+    sums for a laptop; 3x1x1 everywhere, as the paper has it, sees the same place in the next frame and no other.
+    """
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.conv1 = TimeConv(place.channels, space=3 if place.name.startswith("up") else 1)
+
+
 def degraded(schedule, low, tau_gamma, eps):
     """Noise augmentation: c = alpha_tau_gamma low + sigma_tau_gamma eps. low, eps (b ...), tau_gamma (b,) long.
 
     The network is made to doubt the small picture, and told how much: what another model made is never quite like what
-    was made small. tau_gamma = 0 is a hundredth of noise.
+    was made small. MINI: tau_gamma = 0 is no noise at all. The schedule has a hundredth there, new in each frame, and
+    it came out as grain where the film stands still.
     """
-    return add_noise(schedule, low, eps, tau_gamma)                                            # paper, section 3.4
+    noisy = add_noise(schedule, low, eps, tau_gamma)                                           # paper, section 3.4
+    return torch.where((tau_gamma > 0).view(-1, *[1] * (low.ndim - 1)), noisy, low)
 
 
 def shrunk(x):
@@ -123,12 +137,14 @@ class VideoUpsampler:
     """A small film (b t 3 h w) -> one four times as large, in [-1, 1]. Image upsampler theta, temporal layers phi.
 
     autoencoder: None: diffusion in pixels; else in its latents, and it decodes them frame by frame.
+    precision: "fp32", "bf16", or None for the faster one here by a short timing (machine.probe).
     """
 
-    def __init__(self, theta, layers, autoencoder=None):
+    def __init__(self, theta, layers, autoencoder=None, precision=None):
         self.theta, self.layers, self.autoencoder = theta, layers, autoencoder
         self.model, self.schedule = VideoModel(theta, layers), Schedule.linear()
         self.device = next(theta.parameters()).device
+        self.precision = precision or machine.probe_precision(self.device)
 
     @classmethod
     def from_pretrained(cls, name, kind="pixel", device=None):
@@ -141,7 +157,7 @@ class VideoUpsampler:
             raise ValueError(f"these weights hold no {KINDS[kind]}; train it: python -m vldm_mini train "
                              f"{KINDS[kind]}, or use weights that have it")
         theta = Upsampler.from_pretrained(folder / "image").to(device)
-        layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
+        layers = TemporalLayers.from_pretrained(folder / "temporal", theta, conv=SidewaysConv).to(device)
         coder = Autoencoder.from_pretrained(folder / "autoencoder").to(device) if kind == "latent" else None
         return cls(theta, layers, coder)
 
@@ -165,7 +181,10 @@ class VideoUpsampler:
         try:
             spans = tiles(low.shape[1], frames, 0 if alpha == 1 else overlap)
             for seen, kept in progress(spans) if progress else spans:
-                x = self.part(low[:, seen].to(self.device), seen.start, seed, tau_gamma, steps, tile, margin)
+                some, first = low[:, seen].to(self.device), seen.start
+                level = torch.full((len(some),), tau_gamma, dtype=torch.long, device=self.device)
+                given, noise = self.given(some, first, seed, level), self.start(some, first, seed)
+                x = self.whole(given, noise, level, steps, tile, margin, image=alpha == 1)
                 yield x[:, kept.start - seen.start:][:, :kept.stop - kept.start]
         finally:
             self.layers.set_alpha(None)
@@ -185,21 +204,22 @@ class VideoUpsampler:
         """The small film as the network is told it: with noise of that level (b,) on it."""
         return degraded(self.schedule, low, level, self.noise(low.shape, seed, first, 1))
 
-    def part(self, low, first, seed, tau_gamma, steps, tile, margin):
-        level = torch.full((len(low),), tau_gamma, dtype=torch.long, device=self.device)
-        given, noise = self.given(low, first, seed, level), self.start(low, first, seed)
-        rows, columns = (tiles(side, one or side, margin) for side, one in zip(low.shape[3:], tile or (None, None)))
-        out = [torch.cat([self.square(given, noise, level, steps, row, column) for column in columns], dim=-1)
+    def whole(self, given, noise, level, steps, tile=None, margin=0, image=False):
+        """Some frames at once, of one tile or of several."""
+        rows, columns = (tiles(side, one or side, margin) for side, one in zip(given.shape[3:], tile or (None, None)))
+        out = [torch.cat([self.square(given, noise, level, steps, row, column, image) for column in columns], dim=-1)
                for row in rows]
         return torch.cat(out, dim=-2)
 
-    def square(self, given, noise, level, steps, row, column):
+    def square(self, given, noise, level, steps, row, column, image=False):
         """One tile: seen with its margin, and what is kept of it in pixels. row, column: of `tiles`."""
         p, (rows, high), (columns, wide) = self.theta.config.patch, row, column
         at = lambda part, size: slice(size * part.start, size * part.stop)                              # noqa: E731
         low, z = given[..., rows, columns], noise[..., at(rows, p), at(columns, p)]
-        z = ddim(self.schedule, lambda z, tau: self.model(z, tau, low=low, tau_gamma=level), z, ddim_times(steps), "v")
-        x = self.autoencoder.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]) if self.autoencoder else \
-            with_detail(z, low)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            ask = lambda z, tau: self.model(z, tau, low=low, tau_gamma=level, image=image).float()                   # noqa: E731
+            z = ddim(self.schedule, ask, z, ddim_times(steps), "v")
+            x = self.autoencoder.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]).float() if self.autoencoder else \
+                with_detail(z, low)
         keep = lambda kept, seen: slice(FACTOR * (kept.start - seen.start), FACTOR * (kept.stop - seen.start))  # noqa: E731
         return x[..., keep(high, rows), keep(wide, columns)].clamp(-1, 1)

@@ -11,8 +11,11 @@ drives.
 
 Where much moves, a film whose detail moves with the scene still flickers by this measure, since it is other detail than
 the true film's: a perfect sample errs twice as much as the mean of all samples. perfect_flicker_ratio is that bound,
-from the mean of 8, over frame by frame. still_flicker_ratio: video against frame by frame where the true film stands
-still (no pixel of 9x9 changes by more than 0.01 of 2), where a perfect sample has none.
+from the mean of 8, over frame by frame. And an opponent passes it: the image upsampler with the same noise in every
+frame ("stuck"), whose detail sticks to the screen while the scene moves on. So beside it: along_motion_ratio, video
+against frame by frame, the change along the motion of the true film where that moves (`along_motion`; a perfect sample
+has the true film's own), and still_flicker_ratio, where it stands still (no pixel of 9x9 changes by more than 0.01 of
+2; a perfect sample has none).
 """
 import torch
 import torch.nn.functional as F
@@ -51,6 +54,32 @@ def still_flicker(y, true):
     return float((y - true).diff(dim=1).square().mean((1, 2))[moved < 0.01].mean())
 
 
+def followed(true, reach=(6, 12)):
+    """Where each pixel of a true film (n t 3 h w) goes next: index (n t-1 h w) into h*w, and where that is sure.
+
+    The shift of 9x9 pixels that changes least, found among all whole ones up to reach (rows, columns); sure: they change
+    by less than 0.02 of 2 on average, and move.
+    """
+    a, b = true[:, :-1].flatten(0, 1), true[:, 1:].flatten(0, 1)
+    h, w = true.shape[-2:]
+    row, column = torch.arange(h)[:, None].expand(h, w), torch.arange(w).expand(h, w)
+    shifts = [(y, x) for y in range(-reach[0], reach[0] + 1) for x in range(-reach[1], reach[1] + 1)]
+    least, to = torch.full((len(a), h, w), 0.02), torch.full((len(a), h, w), -1)
+    for y, x in sorted(shifts, key=lambda shift: shift[0] ** 2 + shift[1] ** 2):
+        inside = (row + y >= 0) & (row + y < h) & (column + x >= 0) & (column + x < w)
+        cost = F.avg_pool2d((a - b.roll((-y, -x), (-2, -1))).abs().mean(1, keepdim=True), 9, 1, 4)[:, 0]
+        better = (cost < least) & inside
+        least, to = torch.where(better, cost, least), torch.where(better, (row + y) * w + column + x, to)
+    sure = (to >= 0) & (to != row * w + column)
+    return (x.unflatten(0, (len(true), -1)) for x in (to.clamp(min=0), sure))
+
+
+def along_motion(y, to, sure):
+    """Mean square of the change of films (n t 3 h w) along the motion that `followed` gives."""
+    there = y[:, 1:].flatten(-2).gather(-1, to.flatten(-2)[:, :, None].expand(-1, -1, 3, -1)).view_as(y[:, 1:])
+    return float((there - y[:, :-1]).square().mean(2)[sure].mean())
+
+
 def edges(x):
     """Gradient energy of films (n t 3 h w) -> (n,)."""
     return x.diff(dim=-1).square().flatten(1).mean(1) + x.diff(dim=-2).square().flatten(1).mean(1)
@@ -63,12 +92,14 @@ def compared(up, x, others, judge, make, means=MEANS):
     out = {"video": inner(make(up, low, seed=SEED)), "frame by frame": inner(make(up, low, seed=SEED, alpha=1)),
            "bicubic": inner(bicubic(low))}
     out["video, blurred in time"] = blurred(out["video"])
+    out["stuck"] = inner(make(up, low, seed=SEED, alpha=1, stuck=True))
+    motion = tuple(followed(true))
     said, real = {name: judge.judge(y) for name, y in out.items()}, judge.judge(true)
     floor = judge.judge(inner(others))
     far = lambda a, b, kind: metrics.frechet(getattr(a, kind).flatten(0, -2), getattr(b, kind).flatten(0, -2))  # noqa: E731
     row = lambda name, y: dict(psnr_db=float(metrics.psnr(y, true).mean()),                             # noqa: E731
                                flicker=float(metrics.flicker(y, true).mean()),
-                               still_flicker=still_flicker(y, true),
+                               still_flicker=still_flicker(y, true), along_motion=along_motion(y, *motion),
                                sharpness=float((edges(y) / edges(true)).median()),
                                video_distance=far(said[name], real, "films"),
                                frame_distance=far(said[name], real, "frames"))
@@ -80,6 +111,7 @@ def compared(up, x, others, judge, make, means=MEANS):
     ours, plain, none = (table[k] for k in ("video", "frame by frame", "bicubic"))
     off = lambda row: abs(row["sharpness"] - 1)                                                         # noqa: E731
     return {"flicker_ratio": round(ours["flicker"] / plain["flicker"], 4), "perfect_flicker_ratio": round(float(bound), 4),
+            "along_motion_ratio": round(ours["along_motion"] / plain["along_motion"], 4),
             "still_flicker_ratio": round(ours["still_flicker"] / plain["still_flicker"], 4),
             "video_distance_gain": round(plain["video_distance"] / ours["video_distance"], 3),
             "frame_distance_ratio": round(ours["frame_distance"] / plain["frame_distance"], 3),
@@ -87,16 +119,25 @@ def compared(up, x, others, judge, make, means=MEANS):
             "single_gain_db": round(ours["psnr_db"] - none["psnr_db"], 3),
             "sharpness_error_ratio": round(off(ours) / off(none), 4),
             "feature_ratio": round(ours["frame_distance"] / none["frame_distance"], 4),
-            "table": table, "floor": {kind: round(far(floor, real, kind), 6) for kind in ("films", "frames")}, "n": len(x)}
+            "true_along_motion": round(along_motion(true, *motion), 6), "followed_share": round(float(motion[1].float().mean()), 3),
+            "precision": up.precision, "table": table, "floor": {kind: round(far(floor, real, kind), 6) for kind in ("films", "frames")}, "n": len(x)}
+
+
+class Stuck(VideoUpsampler):
+    """The same noise in every frame."""
+
+    def noise(self, shape, seed, first, kind):
+        return super().noise((shape[0], 1, *shape[2:]), seed, 0, kind).expand(shape)
 
 
 def kept(folder, kind):
-    """make(up, low, **how) whose films are kept in runs/samples/, by weights and settings."""
-    def make(up, low, **how):
+    """make(up, low, stuck=, **how) whose films are kept in runs/samples/, by weights and settings."""
+    def make(up, low, stuck=False, **how):
         stages = [f"{KINDS[kind]}/{part}" for part in ("autoencoder", "image", "temporal")]
-        path = _samples.RUNS / "samples" / (_samples.key(folder, stages, low=str(tuple(low.shape)) +
-                                                         f"{float(low.double().sum()):.6f}", **how) + ".safetensors")
+        asked = dict(how, stuck=stuck, precision=up.precision, low=f"{tuple(low.shape)} {float(low.double().sum()):.6f}")
+        path = _samples.RUNS / "samples" / f"{_samples.key(folder, stages, **asked)}.safetensors"
         if not path.is_file():
+            up = Stuck(up.theta, up.layers, up.autoencoder, up.precision) if stuck else up
             films = torch.cat([up(part, **how) for part in low.split(4)])
             weights.save_tensors(path, {"films": (films * 127.5 + 127.5).round().byte()})
         return video.to_float(weights.load_tensors(path)["films"].movedim(2, -1))
