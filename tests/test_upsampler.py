@@ -13,11 +13,12 @@ from vldm_mini.blocks import PlaceNorm, ResBlock, group_norm
 from vldm_mini.datasets import video
 from vldm_mini.diffusion import Schedule, ddim, ddim_times
 from vldm_mini.recipes_upsampler import SIZES, draw_level, draw_patch, large_films, upsampling_loss
-from vldm_mini.temporal import VideoModel, insert
+from vldm_mini.temporal import Clip, VideoModel, insert
 from vldm_mini.training import Record, Settings, rng
 from vldm_mini.unet import UNet, UNetConfig
 from vldm_mini.upsampler import (
     KINDS,
+    SidewaysConv,
     Upsampler,
     UpsamplerConfig,
     VideoUpsampler,
@@ -37,7 +38,7 @@ LATENT = replace(TINY, in_channels=4, out_channels=4, patch=1)
 def upsampler(kind="pixel"):
     torch.manual_seed(0)
     theta = shaken(Upsampler(TINY if kind == "pixel" else LATENT))
-    layers = shaken(insert(theta, attention=None))
+    layers = shaken(insert(theta, conv=SidewaysConv, attention=None))
     coder = shaken(Autoencoder(AutoencoderConfig((8, 8), local=True)), 0.02) if kind == "latent" else None
     return VideoUpsampler(theta, layers, coder)
 
@@ -96,16 +97,28 @@ def test_frames_whose_small_frames_do_not_fit_are_refused():
 
 
 @torch.no_grad()
+def test_a_place_hears_of_its_neighbour_in_the_next_frame_and_no_place_far_off():
+    layers = shaken(insert(Upsampler(TINY), conv=SidewaysConv, attention=None), 0.5)
+    clip = Clip(4, emb=torch.randn(1, 4, TINY.emb_channels))
+    for name, mix in layers.mixes.items():
+        z = torch.randn(1, mix.layer.conv1.in_channels, 4, 9, 9)
+        changed = z.clone()
+        changed[:, :, 1, 4, 4] += 1
+        heard = (mix.layer(changed, clip) - mix.layer(z, clip)).abs().amax((0, 1))[2] > 1e-6          # of frame 2
+        assert int(heard.sum()) == (9 if name.startswith("up") else 1) and heard[4, 4]
+
+
+@torch.no_grad()
 def test_fresh_temporal_layers_and_alpha_1_are_the_image_upsampler_to_the_bit():
     theta, low, schedule = shaken(Upsampler(TINY)), film(), Schedule.linear()
-    plain = VideoUpsampler(theta, insert(theta, attention=None))
+    plain = VideoUpsampler(theta, insert(theta, conv=SidewaysConv, attention=None))
     noise, level = (plain.noise((1, 6, 3, *size), 0, 0, kind)[0] for size, kind in (((64, 96), 0), ((16, 24), 1)))
     given, zero = degraded(schedule, low[0], torch.zeros(6, dtype=torch.long), level), torch.tensor([0])
     frames = ddim(schedule, lambda x, tau: theta(x, tau, given, zero), noise, ddim_times(2), "v")
     frames = with_detail(frames, given).clamp(-1, 1)[None]
     assert torch.equal(plain(low, steps=2), frames)
     plain.layers.remove()
-    up = VideoUpsampler(theta, shaken(insert(theta, attention=None)))
+    up = VideoUpsampler(theta, shaken(insert(theta, conv=SidewaysConv, attention=None)))
     assert torch.equal(up(low, steps=2, alpha=1), frames)
     assert (up(low, steps=2) - frames).abs().max() > 1e-3
 
@@ -113,7 +126,7 @@ def test_fresh_temporal_layers_and_alpha_1_are_the_image_upsampler_to_the_bit():
 def test_a_large_network_is_lean_enough_for_a_laptop():
     from torch.utils.flop_counter import FlopCounterMode
     theta = Upsampler(UpsamplerConfig(**SIZES["s"].widths))
-    model, at = VideoModel(theta, insert(theta, attention=None)), torch.tensor([1])
+    model, at = VideoModel(theta, insert(theta, conv=SidewaysConv, attention=None)), torch.tensor([1])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(1, 4, 3, 64, 64), at, low=torch.randn(1, 4, 3, 16, 16), tau_gamma=at)
     assert 50e3 < counter.get_total_flops() / (4 * 64 * 64) < 150e3
@@ -123,10 +136,16 @@ def test_a_large_network_is_lean_enough_for_a_laptop():
 
 def test_noise_on_what_is_given_is_of_the_level_that_is_told():
     schedule, low = Schedule.linear(), torch.ones(2, 3, 64, 64)
-    given = degraded(schedule, low, torch.tensor([0, 250]), normal(*low.shape))
-    for k, tau in enumerate((0, 250)):
+    given = degraded(schedule, low, torch.tensor([20, 250]), normal(*low.shape))
+    for k, tau in enumerate((20, 250)):
         assert float(given[k].mean()) == pytest.approx(float(schedule.alpha_tau[tau]), abs=0.02)
         assert float(given[k].std()) == pytest.approx(float(schedule.sigma_tau[tau]), rel=0.05)
+
+
+def test_level_0_is_no_noise_at_all():
+    low = film()
+    assert torch.equal(degraded(Schedule.linear(), low, torch.tensor([0]), normal(*low.shape)), low)
+    assert torch.equal(upsampler().given(low, 0, 0, torch.tensor([0])), low)
 
 
 def test_shrunk_undoes_what_repeats_and_bicubic_keeps_a_plain_colour():
@@ -177,7 +196,7 @@ def test_a_network_with_local_norms_has_no_other_norm_and_one_without_is_as_befo
     norms = lambda model: {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__}     # noqa: E731
     theta = Upsampler(TINY)
     insert(theta, attention=None)
-    assert norms(theta) == norms(insert(theta, attention=None)) == norms(Autoencoder(AutoencoderConfig(local=True))) \
+    assert norms(theta) == norms(insert(theta, conv=SidewaysConv, attention=None)) == norms(Autoencoder(AutoencoderConfig(local=True))) \
         == {"PlaceNorm"}
     assert norms(UNet(UNetConfig())) == {"GroupNorm"}
 
@@ -224,6 +243,14 @@ def test_each_upsampler_leaves_all_that_it_needs_and_comes_back(run, kind):
         assert all(torch.tensor(list(row["losses"].values())).isfinite().all() for row in Record.load(folder).rows)
     large = VideoUpsampler.from_pretrained(run, kind)(film(4), steps=2)
     assert large.shape == (1, 4, 3, 64, 96) and large.isfinite().all()
+
+
+def test_parts_that_lie_there_without_a_runs_state_are_taken_as_they_are(run, tmp_path):
+    shutil.copytree(run / "upsampler" / "image", tmp_path / "upsampler" / "image", ignore=shutil.ignore_patterns("state.pt"))
+    before = (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes()
+    recipes_upsampler.train_upsampler("driving", "xs", tmp_path, seed=1)
+    assert (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / "upsampler" / "image" / "state.pt").is_file()
 
 
 def test_temporal_training_leaves_the_image_upsampler_alone_to_the_bit(run, tmp_path):

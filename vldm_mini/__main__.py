@@ -5,6 +5,7 @@ What goes wrong at the door (a file, a name, a number) is one line on stderr and
 """
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,19 +98,29 @@ def check(args):
 
 
 def mini_marks():
-    """[(file, line, text)] of every `# MINI:` mark: where we differ from the paper or had to choose, and why."""
+    """[(file, line, text)] of every `# MINI:` mark: where we differ from the paper or had to choose, and why.
+
+    In a comment a reason runs to the end of the comment, in a docstring to a blank line, the next mark or its end.
+    """
     found = []
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         lines = file.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, 1):
-            mark, hit, text = line.partition("# MINI:")
-            if not hit or '"' in mark or "`" in mark:              # in a string: talk about the mark, no mark
-                continue
-            for more in lines[number:]:                            # a reason may run over several comment lines
-                if mark.strip() or not more.strip().startswith("# "):
-                    break
-                text += more.strip()[1:]
-            found.append((file.relative_to(ROOT).as_posix(), number, text.strip()))
+            mark, *marks = re.split(r"\bMINI: ", line)
+            comment = mark.rstrip().endswith("#")
+            for k, text in enumerate(marks, 1):
+                for more in lines[number:] if k == len(marks) else []:
+                    # a comment beside code is one line
+                    if mark.strip(" #") if comment else '"""' in text:
+                        break
+                    more = more.strip()
+                    if not more.startswith("# ") if comment else not more:
+                        break
+                    more, *other = re.split(r"\bMINI: ", more.removeprefix("# "))
+                    text += " " + more
+                    if other or not comment and '"""' in more:
+                        break
+                found.append((file.relative_to(ROOT).as_posix(), number, text.partition('"""')[0].strip()))
     return found
 
 
