@@ -102,6 +102,22 @@ def test_long_films_need_stages_that_weights_may_lack_and_leave_nothing_behind(c
     assert code == 2 and "these weights hold no" in err and not list(tmp_path.rglob("*.mp4"))
 
 
+def test_a_film_of_ones_own_is_made_large_and_keeps_its_rate(capsys, tmp_path):
+    import torch
+
+    from vldm_mini import show
+    from vldm_mini.datasets import video
+    if not (ROOT / "data" / "checkpoints" / "driving" / "upsampler").is_dir():
+        pytest.skip("needs the shipped weights")
+    own = str(show.movie(torch.rand(3, 3, 18, 24), fps=12, scale=1, loop=1).save(tmp_path / "own.mp4"))
+    how, out = ("--weights", "driving", "--film", own), tmp_path / "out"
+    code, _, err = run(capsys, "sample", *how, "--large", "pixel", "--out", str(out))
+    frames, fps = video.read_video(out / "film.mp4")
+    assert code == 0 and "error" not in err and tuple(frames.shape) == (3, 72, 96, 3) and fps == 12
+    assert "give --large" in run(capsys, "sample", *how)[2]
+    assert "there is no video" in run(capsys, "sample", *how[:3], str(tmp_path / "none.mp4"), "--large", "pixel")[2]
+
+
 # -------------------------------------------------------------------------------------------------------------- check
 
 @pytest.fixture

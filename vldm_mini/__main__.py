@@ -142,11 +142,13 @@ def sample(args):
     """One film from trained weights: an animated WebP, a PNG film strip and an x-t slice.
 
     With --minutes one that goes on and on, written while it is made; with --smooth one at 16 times the rate, with
-    --large one of four times the height: an .mp4.
+    --large one of four times the height: an .mp4. With --film no film is made up: your own is made large.
     """
     from vldm_mini import show
     from vldm_mini.pipeline import VideoLDM
     _threads()
+    if args.film:
+        return _enlarge_own(args)
     asked = {"person": args.person, "action": args.action} | dict(args.label)
     asked = {name: int(value) if value.isdigit() else value for name, value in asked.items() if value is not None}
     model, out = VideoLDM.from_pretrained(args.weights), Path(args.out)
@@ -161,10 +163,7 @@ def sample(args):
         model.generate(labels, frames=args.frames, alpha=args.alpha, seed=args.seed)
     fps = 16 * fps if args.smooth else fps
     if upsampler:
-        from tqdm.auto import tqdm
-        parts = upsampler.parts(film, seed=args.seed, progress=tqdm)
-        print(f"done: {show.save_growing(out / 'film.mp4', (part[0] for part in parts), fps, scale=1)}")
-        return
+        return _enlarge(upsampler, film, fps, args)
     if args.smooth:
         print(f"done: {show.movie(film, fps=fps, scale=2, loop=1).save(out / 'film.mp4')}")
         return
@@ -172,6 +171,24 @@ def sample(args):
     show.strip(film).save(out / "strip.png")
     show.slice(film).save(out / "slice.png")
     print(f"done: film.webp, strip.png and slice.png in {out}")
+
+
+def _enlarge(upsampler, film, fps, args, tile=None):
+    from tqdm.auto import tqdm
+
+    from vldm_mini import show
+    parts = (part[0] for part in upsampler.parts(film, seed=args.seed, tile=tile, progress=tqdm))
+    print(f"done: {show.save_growing(Path(args.out) / 'film.mp4', parts, fps, scale=1)}")
+
+
+def _enlarge_own(args):
+    from vldm_mini.datasets import video
+    from vldm_mini.upsampler import VideoUpsampler
+    if not args.large:
+        raise ValueError("--film FILE is made large: give --large pixel or --large latent as well")
+    upsampler, (frames, fps) = VideoUpsampler.from_pretrained(args.weights, args.large), video.read_video(args.film)
+    even = frames[:, :frames.shape[1] // 2 * 2, :frames.shape[2] // 2 * 2]                  # the U-Net halves it once
+    _enlarge(upsampler, video.to_float(even)[None], fps, args, tile=(64, 128))
 
 
 def data(args):
@@ -259,6 +276,7 @@ def _sample_options(sub):
     sub.add_argument("--minutes", type=_number(0.1, 600), help="a rollout of so many minutes (weights that hold prediction)")
     sub.add_argument("--smooth", action="store_true", help="two passes of interpolation (weights that hold it)")
     sub.add_argument("--large", choices=("pixel", "latent"), help="four times the height (weights with an upsampler)")
+    sub.add_argument("--film", metavar="FILE", help="a film of your own, made large (--large; --weights signs, or your own)")
     sub.add_argument("--alpha", type=_number(0, 1), help="0 to 1 sets every mix; 1 is the image model (default: as trained)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", default="sample_out", help="folder for the film (sample_out)")

@@ -2,7 +2,8 @@
 
 Each row in a process of its own: peak resident memory above that of the loaded model, MB, the pixel upsampler with 2
 steps, parts thrown away as they come. growth_mb_per_frame: from 16 to 64 frames of 256x512. By size: 8 frames of
-128x256, 256x512 and 512x1024, whole and in tiles of 32x64 small pixels. Opponent: all frames at once.
+128x256, 256x512 and 512x1024, whole and in tiles of 32x64 small pixels. Opponent: all frames at once. Drawn in
+data/films/upsampler_memory.png.
 """
 import json
 import os
@@ -15,7 +16,7 @@ import torch
 from vldm_mini import weights
 from vldm_mini.upsampler import VideoUpsampler
 
-from . import _drives
+from . import _drives, _samples
 
 
 def peak_mb(folder, frames, height, together=0, tile=None, kind="pixel"):
@@ -37,6 +38,23 @@ def alone(*row):
     return float(done.stdout.split()[-1])
 
 
+def draw(by_frames, at_once, by_size):
+    """Memory against frames and frame size."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    left.plot(list(by_frames), list(by_frames.values()), "o-", label="8 at a time")
+    left.plot(list(at_once), list(at_once.values()), "s--", label="all at once")
+    left.set(xlabel="frames of 256x512", ylabel="MB above the loaded model", ylim=(0, None))
+    for name, mark in (("whole", "s--"), ("tiles", "o-")):
+        right.plot(list(by_size), [row[name] for row in by_size.values()], mark, label=name)
+    right.set(xlabel="size of 8 frames", ylim=(0, None))
+    for ax in (left, right):
+        ax.legend()
+    fig.savefig(_samples.ROOT / "data" / "films" / "upsampler_memory.png", dpi=80)
+
+
 def run(folder=None, frames=(8, 16, 32, 64), heights=(128, 256, 512), together=(8, 16, 32)):
     """All figures; arguments are for tests."""
     folder = str(folder or weights.shipped(_drives.WEIGHTS))
@@ -44,6 +62,7 @@ def run(folder=None, frames=(8, 16, 32, 64), heights=(128, 256, 512), together=(
     tile = (32, 64)
     by_size = {f"{h}x{2 * h}": dict(whole=alone(folder, 8, h), tiles=alone(folder, 8, h, 0, tile)) for h in heights}
     at_once = {n: alone(folder, n, 256, n) for n in together}
+    draw(by_frames, at_once, by_size)
     slope = lambda table: (table[max(table)] - table[sorted(table)[1]]) / (max(table) - sorted(table)[1])  # noqa: E731
     return {"growth_mb_per_frame": round(slope(by_frames), 3), "by_frames": by_frames, "by_size": by_size,
             "all_at_once": {"growth_mb_per_frame": round(slope(at_once), 1), "by_frames": at_once}}

@@ -7,6 +7,8 @@ other drives. distance_augmented: the best level, distance_plain: the other netw
 tau_gamma = 0. Beside them bicubic, the same arms on true small frames (where noise can only hurt), and a sheet of
 patches, runs/samples/upsampler-robustness.png.
 """
+from dataclasses import replace
+
 import torch
 
 from vldm_mini import metrics, recipes_upsampler, show, weights
@@ -23,7 +25,7 @@ N, LEVELS, SEED = 200, (0, 10, 25, 50, 100), 3
 
 def without(folder, steps=None):
     """The image upsampler trained without noise augmentation, else as the shipped one. Kept in runs/samples/."""
-    settings = Settings(**Record.load(folder / "upsampler" / "image").settings)
+    settings = replace(Settings(**Record.load(folder / "upsampler" / "image").settings), precision="")
     out = _samples.RUNS / "samples" / f"{_samples.key(folder, ('upsampler/image',), without=settings.steps)}-upsampler"
     if not (out / "image" / weights.WEIGHTS).is_file():
         dial = recipes_upsampler.dial_at("s")
