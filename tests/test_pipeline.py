@@ -14,7 +14,7 @@ from vldm_mini.diffusion import ddim, ddim_times, guided
 from vldm_mini.pipeline import PipelineConfig, VideoLDM, box_map
 from vldm_mini.temporal import band, grow, insert
 from vldm_mini.training import rng
-from vldm_mini.upsampler import Upsampler, UpsamplerConfig, VideoUpsampler
+from vldm_mini.upsampler import SidewaysConv, Upsampler, UpsamplerConfig, VideoUpsampler
 from vldm_mini.weights import write_text
 
 WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
@@ -332,7 +332,7 @@ def test_with_an_upsampler_the_film_comes_four_times_as_large(long_model, bend, 
         long_model.film(bend, kind="pixel")
     theta = shaken(Upsampler(UpsamplerConfig(channels=(8, 16), emb_channels=16)), 0.02)
     theta.save_pretrained(tmp_path / "upsampler" / "image")
-    insert(theta, attention=None).save_pretrained(tmp_path / "upsampler" / "temporal")
+    insert(theta, conv=SidewaysConv, attention=None).save_pretrained(tmp_path / "upsampler" / "temporal")
     model = copy(long_model)
     model.folder = tmp_path
     small, large = model.film(bend, steps=2), model.film(bend, steps=2, kind="pixel")

@@ -96,6 +96,39 @@ def test_frames_whose_small_frames_do_not_fit_are_refused():
         VideoUpsampler.from_pretrained("driving", kind="wavelet")
 
 
+@pytest.mark.parametrize("how, says", [
+    (dict(tile=16), "a tile is"), (dict(tile=(16,)), "a tile is"), (dict(tile=(8, 9)), "multiples of 2"),
+    (dict(tile=(8, 8), margin=3), "multiples of 2"), (dict(tile=(0, 8)), "at least one place"),
+    (dict(frames=0), "at least one place"), (dict(steps=0), "steps must lie"), (dict(tau_gamma=101), "tau_gamma is"),
+    (dict(tau_gamma=0.5), "tau_gamma is")])
+def test_what_makes_no_sense_is_refused_before_a_file_is_opened(how, says):
+    with pytest.raises(ValueError, match=says):
+        upsampler().parts(film(2), **how)                                                # no part was asked for
+    with pytest.raises(ValueError, match="multiples of 2"):
+        upsampler().parts(film(2, w=23))
+
+
+@torch.no_grad()
+def test_bytes_are_taken_as_colours():
+    up, low = upsampler(), (film(2) * 60 + 128).clamp(0, 255).byte()
+    assert torch.equal(up(low, steps=1), up(low / 127.5 - 1, steps=1))
+
+
+@torch.no_grad()
+def test_a_generator_of_parts_that_is_left_alone_changes_no_other():
+    up, low = upsampler(), film(6)
+    whole, parts = up(low, steps=1, frames=3), up.parts(low, steps=1, frames=3, alpha=0.5)
+    next(parts)
+    assert torch.equal(up(low, steps=1, frames=3), whole)
+
+
+def test_weights_that_hold_one_upsampler_only_say_so(run, tmp_path):
+    shutil.copytree(run / "upsampler", tmp_path / "upsampler")
+    assert VideoUpsampler.from_pretrained(tmp_path).autoencoder is None
+    with pytest.raises(ValueError, match="hold no latent_upsampler"):
+        VideoUpsampler.from_pretrained(tmp_path, "latent")
+
+
 @torch.no_grad()
 def test_a_place_hears_of_its_neighbour_in_the_next_frame_and_no_place_far_off():
     layers = shaken(insert(Upsampler(TINY), conv=SidewaysConv, attention=None), 0.5)
@@ -175,8 +208,7 @@ def test_tiles_keep_each_place_once_and_see_their_margin(size, tile, overlap):
     spans = tiles(size, tile, overlap)
     assert [at for _, kept in spans for at in range(kept.start, kept.stop)] == list(range(size))
     for seen, kept in spans:
-        assert seen.start == max(0, kept.start - overlap) and seen.stop == min(size, kept.stop + overlap) \
-            or kept.stop == size and seen.stop == size
+        assert (seen.start, seen.stop) == (max(0, kept.start - overlap), min(size, kept.stop + overlap))
     with pytest.raises(ValueError, match="at least one place"):
         tiles(size, 0, overlap)
 
@@ -208,6 +240,8 @@ def test_tiles_and_chunks_are_the_whole_film_and_a_narrow_margin_is_not(kind):
     whole = up(low, steps=3, frames=12)
     tiled, parts = up(low, steps=3, frames=12, tile=(16, 16)), up(low, steps=3, frames=4)
     bare = up(low, steps=3, frames=4, overlap=0)
+    cut = up(low, steps=3, frames=12, tile=(16, 16), margin=0)
+    assert metrics.psnr(cut, whole).mean() < metrics.psnr(tiled, whole).mean() - 3
     assert metrics.psnr(tiled, whole).mean() > 45 and metrics.psnr(parts, whole).mean() > 45
     assert metrics.psnr(bare, whole).mean() < metrics.psnr(parts, whole).mean() - 3
     assert whole.shape == (1, 12, 3, 128, 192) and whole.abs().max() <= 1
@@ -253,12 +287,19 @@ def test_parts_that_lie_there_without_a_runs_state_are_taken_as_they_are(run, tm
     assert not (tmp_path / "upsampler" / "image" / "state.pt").is_file()
 
 
-def test_temporal_training_leaves_the_image_upsampler_alone_to_the_bit(run, tmp_path):
+def test_temporal_training_leaves_the_image_upsampler_alone_to_the_bit(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    seen = []
+
+    def loss_of(model, *a, **how):
+        seen.append((model, copies(model.backbone)) if isinstance(model, VideoModel) else None)
+        return upsampling_loss(model, *a, **how)
+    monkeypatch.setattr(recipes_upsampler, "upsampling_loss", loss_of)
     before = (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes()
     phi = weights.load_tensors(tmp_path / "upsampler" / "temporal" / "model.safetensors")
     shutil.rmtree(tmp_path / "upsampler" / "temporal")
     recipes_upsampler.train_upsampler("driving", "xs", tmp_path)                       # done: image is not trained again
+    assert same(seen[-1][1], copies(seen[-1][0].backbone))
     assert (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes() == before
     assert same(phi, weights.load_tensors(tmp_path / "upsampler" / "temporal" / "model.safetensors"))
     assert all(x.abs().sum() > 0 for name, x in phi.items() if name.endswith("conv2.weight"))
@@ -291,5 +332,9 @@ def test_films_too_small_or_too_short_to_learn_from_are_named(tmp_path):
     folder = str(made_folder(tmp_path))
     with pytest.raises(ValueError, match="to learn from it takes"):
         large_films(folder, replace(SIZES["xs"], frames=10_000))
+    with pytest.raises(ValueError, match="no detail to learn from"):
+        recipes_upsampler.train_upsampler("actions", "xs", tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds none of"):
+        recipes_upsampler.train_upsampler("driving", "xs", tmp_path, start=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="unknown size"):
         recipes_upsampler.train_upsampler("driving", "xxl", tmp_path)

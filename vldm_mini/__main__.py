@@ -147,6 +147,8 @@ def sample(args):
     from vldm_mini import show
     from vldm_mini.pipeline import VideoLDM
     _threads()
+    if args.minutes and args.large:
+        raise ValueError("--minutes makes small films that go on; a part of it is made large by --film FILE --large ...")
     if args.film:
         return _enlarge_own(args)
     asked = {"person": args.person, "action": args.action} | dict(args.label)
@@ -177,8 +179,8 @@ def _enlarge(upsampler, film, fps, args, tile=None):
     from tqdm.auto import tqdm
 
     from vldm_mini import show
-    parts = (part[0] for part in upsampler.parts(film, seed=args.seed, tile=tile, progress=tqdm))
-    print(f"done: {show.save_growing(Path(args.out) / 'film.mp4', parts, fps, scale=1)}")
+    parts = upsampler.parts(film, seed=args.seed, alpha=args.alpha, tile=tile, progress=tqdm)
+    print(f"done: {show.save_growing(Path(args.out) / 'film.mp4', (part[0] for part in parts), fps, scale=1)}")
 
 
 def _enlarge_own(args):
@@ -186,9 +188,11 @@ def _enlarge_own(args):
     from vldm_mini.upsampler import VideoUpsampler
     if not args.large:
         raise ValueError("--film FILE is made large: give --large pixel or --large latent as well")
+    if args.minutes or args.smooth or args.frames or args.label or args.person or args.action:
+        raise ValueError("--film FILE is made large as it is: leave labels, --frames, --minutes and --smooth out")
     upsampler, (frames, fps) = VideoUpsampler.from_pretrained(args.weights, args.large), video.read_video(args.film)
     even = frames[:, :frames.shape[1] // 2 * 2, :frames.shape[2] // 2 * 2]                  # the U-Net halves it once
-    _enlarge(upsampler, video.to_float(even)[None], fps, args, tile=(64, 128))
+    _enlarge(upsampler, even.movedim(-1, 1)[None], fps, args, tile=(64, 128))
 
 
 def data(args):
@@ -275,7 +279,8 @@ def _sample_options(sub):
     sub.add_argument("--frames", type=_positive, help="default: as trained")
     sub.add_argument("--minutes", type=_number(0.1, 600), help="a rollout of so many minutes (weights that hold prediction)")
     sub.add_argument("--smooth", action="store_true", help="two passes of interpolation (weights that hold it)")
-    sub.add_argument("--large", choices=("pixel", "latent"), help="four times the height (weights with an upsampler)")
+    sub.add_argument("--large", choices=("pixel", "latent"), help="four times the height (weights with an upsampler; "
+                     "they learnt at 30 frames a second: best with --smooth)")
     sub.add_argument("--film", metavar="FILE", help="a film of your own, made large (--large; --weights signs, or your own)")
     sub.add_argument("--alpha", type=_number(0, 1), help="0 to 1 sets every mix; 1 is the image model (default: as trained)")
     sub.add_argument("--seed", type=int, default=0)

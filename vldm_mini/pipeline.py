@@ -228,9 +228,10 @@ class VideoLDM:
 
         kind: "pixel" or "latent": an upsampler makes it four times as large in the end (paper, Fig. 5).
         """
+        up = self.upsampler(kind) if kind else None
         z = self.latents(labels, seed=seed, progress=progress, **how)
         x = self.decode(self.interpolate(self.interpolate(z, labels, 0, seed), labels, 1, seed))
-        return self.upsampler(kind)(x, seed=seed, progress=progress) if kind else x
+        return up(x, seed=seed, progress=progress) if up else x
 
     def upsampler(self, kind="pixel"):
         """The upsampler of that kind ("pixel", "latent") that lies beside these weights, a VideoUpsampler."""

@@ -17,7 +17,7 @@ from .diffusion import denoising_error
 from .recipes import PREDICTION, SCHEDULE, SHIPPED_IN, autoencoder_players, card, draw_tau, unit_variance
 from .temporal import TemporalLayers, VideoModel, insert
 from .training import Player, Settings, rng, train
-from .upsampler import KINDS, SidewaysConv, Upsampler, UpsamplerConfig, degraded, detail, shrunk
+from .upsampler import KINDS, TAU_GAMMA, SidewaysConv, Upsampler, UpsamplerConfig, degraded, detail, shrunk
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ SIZES = {
 
 # MINI: logit-normal tau; tau_gamma up to 100 (noise of 0.32 in [-1, 1]), half of it below 25: the paper's range is not
 # known. What another model makes is off by far less than that
-TAU_MIDDLE, TAU_SPREAD, TAU_GAMMA = 0.0, 1.4, 100
+TAU_MIDDLE, TAU_SPREAD = 0.0, 1.4
 HELD_OUT = 0.19                               # of real clips: 4 of the 20 of `signs`
 FPS = 16 * driving.KEY_FPS                    # frames a second of `driving` that it learns from: the end of the stack
 
@@ -73,11 +73,12 @@ def settings_for(size, stage, steps=None, seed=0):
 def large_films(data, dial, split="train", n=None, out=None):
     """Large films, uint8 (t h w 3) each, sides divisible by 16. Of `driving` n drives; rendered once, kept beside `out`.
 
-    Raises ValueError where a film is smaller than a patch or has fewer frames than T.
+    Raises ValueError for `actions`, which is small, and where a film has fewer frames than T. Smaller films of your own
+    are enlarged, and have no detail to learn from.
     """
     if data == "driving":
         n = n or dial.films
-        path = Path(out) / "large" / f"{split}-{n}-{dial.pixels}-{FPS:g}fps.safetensors" if out else None
+        path = Path(out) / "large" / f"{split}-{n}x{dial.frames}-{dial.pixels}-{FPS:g}fps.safetensors" if out else None
         if path and path.is_file():
             return list(weights.load_tensors(path)["films"])
         films = [driving.Drive(seed, dial.frames, dial.pixels, FPS, start=2.0).frames
@@ -85,13 +86,14 @@ def large_films(data, dial, split="train", n=None, out=None):
         if path:
             weights.save_tensors(path, dict(films=torch.stack(films)))
         return films
+    if data == "actions":
+        raise ValueError("the frames of `actions` have 64 x 64 pixels, and no detail to learn from: give --data driving, "
+                         "--data signs, or a folder of larger videos")
     clips = video.split(video.load(data, size=dial.pixels), HELD_OUT)[split != "train"]
-    films = [clip.frames for clip in clips]
-    for clip, film in zip(clips, films):
-        if len(film) < dial.frames or min(film.shape[1:3]) < dial.patch:
-            raise ValueError(f"{clip.name} has {len(film)} frames of {film.shape[1]} x {film.shape[2]}; to learn from "
-                             f"it takes {dial.frames} frames of {dial.patch} x {dial.patch}")
-    return films
+    for clip in clips:
+        if len(clip.frames) < dial.frames:
+            raise ValueError(f"{clip.name} has {len(clip.frames)} frames; to learn from it takes {dial.frames}")
+    return [clip.frames for clip in clips]
 
 
 def draw_patch(films, frames, side, generator):
@@ -104,7 +106,7 @@ def draw_patch(films, frames, side, generator):
 
 
 def draw_level(generator, most=TAU_GAMMA):
-    """One tau_gamma, (1,) long, from 0 to most: the square of an even number, so that low levels are met most."""
+    """One tau_gamma, (1,) long, from 0 to most: the square of a uniform number, so that low levels are met most."""
     return (torch.rand(1, generator=generator).square() * (most + 1)).long()
 
 
@@ -146,6 +148,8 @@ def _train(kind, data, size, out, steps, seed, resume, start):
     A part whose weights lie in `out` without the state of a run (shipped ones, put there) is taken as it is.
     """
     dial, folder, start = dial_at(size), Path(out) / KINDS[kind], Path(start) if start else None
+    if start and not any((start / part).is_dir() for part in dial.settings):
+        raise FileNotFoundError(f"--start {start} holds none of {', '.join(dial.settings)}: give the folder of an upsampler")
     films, about = large_films(data, dial, out=out), dict(data=data, size=size)
     begin = lambda part: start / part if start and (start / part).is_dir() else None                    # noqa: E731
     done = lambda part: (folder / part / weights.WEIGHTS).is_file() and not (folder / part / "state.pt").is_file()  # noqa: E731

@@ -27,6 +27,7 @@ FACTOR = 4
 # its variance is about 1 (measured on `driving`: 0.077 in [-1, 1]). The paper diffuses the picture; a network of our size
 # then spends its strength on colours that it was told
 DETAIL = 12.0
+TAU_GAMMA = 100                               # the most noise on what is given that a network of ours has met
 KINDS = {"pixel": "upsampler", "latent": "latent_upsampler"}        # and the folders of weights that hold them
 
 
@@ -113,7 +114,10 @@ def bicubic(low):
 
 
 def detail(x, given):
-    """What the given small film lacks of the large one, of variance about 1. (... 3 4h 4w), (... 3 h w)."""
+    """What the given small film lacks of the large one. (... 3 4h 4w), (... 3 h w).
+
+    Of variance about 1 where no noise lies on what is given; that noise is to be taken off as well.
+    """
     return DETAIL * (x - enlarged(given))
 
 
@@ -151,8 +155,8 @@ class VideoUpsampler:
         """name: shipped weights ("driving"), or a folder that holds upsampler/ or latent_upsampler/."""
         if kind not in KINDS:
             raise ValueError(f"an upsampler is of {' or '.join(KINDS)}s, not {kind!r}")
-        folder, device = Path(name) / KINDS[kind], device or machine.device()
-        folder = folder if folder.is_dir() else shipped(name) / KINDS[kind]
+        own = any((Path(name) / part).is_dir() for part in KINDS.values())
+        folder, device = (Path(name) if own else shipped(name)) / KINDS[kind], device or machine.device()
         if not (folder / "image").is_dir():
             raise ValueError(f"these weights hold no {KINDS[kind]}; train it: python -m vldm_mini train "
                              f"{KINDS[kind]}, or use weights that have it")
@@ -165,29 +169,42 @@ class VideoUpsampler:
         """`parts` as one film."""
         return torch.cat(list(self.parts(low, **how)), dim=1)
 
-    @torch.no_grad()
     def parts(self, low, seed=0, tau_gamma=0, steps=10, alpha=None, frames=8, overlap=4, tile=None, margin=16,
               progress=None):
         """The film in parts of `frames` frames, as they are made: memory does not grow with its length.
 
-        alpha None: as learned; 1: the image upsampler, frame by frame, from the same noise. tau_gamma: level of the
-        noise that is put on what is given. Each part sees `overlap` frames more on both sides. tile: (height, width) in
-        small pixels of what is made at once, all if None; it sees `margin` more on each side. A frame's noise
-        depends on (seed, its number) alone.
+        low: (b t 3 h w) in [-1, 1], or uint8. alpha None: as learned; 1: the image upsampler, frame by frame, from the
+        same noise. tau_gamma: level of the noise that is put on what is given, up to TAU_GAMMA. Each part sees
+        `overlap` frames more on both sides. tile: (height, width) in small pixels of what is made at once, all if None;
+        it sees `margin` more on each side. A frame's noise depends on (seed, its number) alone. Raises ValueError for
+        sides that the network cannot halve as often as it does, and for a level that it has not met.
         """
-        if low.ndim != 5 or low.shape[2] != 3:
+        if low.ndim != 5 or low.shape[2] != 3 or not low.shape[1]:
             raise ValueError(f"an upsampler takes films (b, t, 3, h, w), got {tuple(low.shape)}")
-        self.layers.set_alpha(alpha)
-        try:
-            spans = tiles(low.shape[1], frames, 0 if alpha == 1 else overlap)
-            for seen, kept in progress(spans) if progress else spans:
-                some, first = low[:, seen].to(self.device), seen.start
-                level = torch.full((len(some),), tau_gamma, dtype=torch.long, device=self.device)
-                given, noise = self.given(some, first, seed, level), self.start(some, first, seed)
-                x = self.whole(given, noise, level, steps, tile, margin, image=alpha == 1)
-                yield x[:, kept.start - seen.start:][:, :kept.stop - kept.start]
-        finally:
-            self.layers.set_alpha(None)
+        if tile is not None and (not isinstance(tile, (tuple, list)) or len(tile) != 2):
+            raise ValueError(f"a tile is (height, width) in small pixels, or None for all at once; got {tile!r}")
+        least = 2 ** (len(self.theta.config.channels) - 1)
+        if odd := [n for n in (*low.shape[3:], *(tile or ()), margin if tile else 0) if n % least or n < 0]:
+            raise ValueError(f"height, width, tile and margin must be multiples of {least} small pixels, got {odd[0]}")
+        if not (isinstance(tau_gamma, int) and 0 <= tau_gamma <= TAU_GAMMA):
+            raise ValueError(f"tau_gamma is a whole number from 0 (no noise) to {TAU_GAMMA}, got {tau_gamma}")
+        times, spans = ddim_times(steps), tiles(low.shape[1], frames, 0 if alpha == 1 else overlap)
+        rows, columns = (tiles(side, part, margin) for side, part in zip(low.shape[3:], tile or low.shape[3:]))
+        return self._parts(low, seed, tau_gamma, times, alpha, spans, rows, columns, progress)
+
+    @torch.no_grad()
+    def _parts(self, low, seed, tau_gamma, times, alpha, spans, rows, columns, progress):
+        for seen, kept in progress(spans) if progress else spans:
+            some = low[:, seen].to(self.device)
+            some = some if some.is_floating_point() else some / 127.5 - 1
+            level = torch.full((len(some),), tau_gamma, dtype=torch.long, device=self.device)
+            given, noise = self.given(some, seen.start, seed, level), self.start(some, seen.start, seed)
+            self.layers.set_alpha(alpha)
+            try:
+                x = self.whole(given, noise, level, times, rows, columns, image=alpha == 1)
+            finally:
+                self.layers.set_alpha(None)
+            yield x[:, kept.start - seen.start:][:, :kept.stop - kept.start]
 
     def noise(self, shape, seed, first, kind):
         """(b t c h w), frame first + k's from (seed, first + k)."""
@@ -204,21 +221,20 @@ class VideoUpsampler:
         """The small film as the network is told it: with noise of that level (b,) on it."""
         return degraded(self.schedule, low, level, self.noise(low.shape, seed, first, 1))
 
-    def whole(self, given, noise, level, steps, tile=None, margin=0, image=False):
-        """Some frames at once, of one tile or of several."""
-        rows, columns = (tiles(side, one or side, margin) for side, one in zip(given.shape[3:], tile or (None, None)))
-        out = [torch.cat([self.square(given, noise, level, steps, row, column, image) for column in columns], dim=-1)
+    def whole(self, given, noise, level, times, rows, columns, image=False):
+        """Some frames at once, of one tile or of several; rows, columns: of `tiles`."""
+        out = [torch.cat([self.square(given, noise, level, times, row, column, image) for column in columns], dim=-1)
                for row in rows]
         return torch.cat(out, dim=-2)
 
-    def square(self, given, noise, level, steps, row, column, image=False):
+    def square(self, given, noise, level, times, row, column, image=False):
         """One tile: seen with its margin, and what is kept of it in pixels. row, column: of `tiles`."""
         p, (rows, high), (columns, wide) = self.theta.config.patch, row, column
         at = lambda part, size: slice(size * part.start, size * part.stop)                              # noqa: E731
         low, z = given[..., rows, columns], noise[..., at(rows, p), at(columns, p)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             ask = lambda z, tau: self.model(z, tau, low=low, tau_gamma=level, image=image).float()                   # noqa: E731
-            z = ddim(self.schedule, ask, z, ddim_times(steps), "v")
+            z = ddim(self.schedule, ask, z, times, "v")
             x = self.autoencoder.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]).float() if self.autoencoder else \
                 with_detail(z, low)
         keep = lambda kept, seen: slice(FACTOR * (kept.start - seen.start), FACTOR * (kept.stop - seen.start))  # noqa: E731

@@ -181,7 +181,7 @@ def shipped(name):
     """
     root = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
     for folder in (Path(name), root / name):
-        if (folder / CONFIG).is_file():
+        if (folder / CONFIG).is_file() or folder.parent == root and folder.is_dir():     # some hold an upsampler alone
             return folder
     listed = Path(__file__).parent / "data" / "checkpoints.json"             # where an installed package has it
     files = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}

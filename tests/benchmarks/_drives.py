@@ -3,6 +3,10 @@
 200 films over day and night and every number of cars, and the same 200 at alpha = 1; 200 frames with boxes of held-out
 scenes. Three generation seeds, pooled. Nothing is picked.
 """
+import resource
+import sys
+import time
+
 import torch
 
 from vldm_mini import weights
@@ -87,3 +91,23 @@ def floats(x):
 def labels_of(drives):
     """What is to be told of drives or clips -> long (n, 2): the labels of most of their frames."""
     return torch.stack([drive.labels().float().mean(0).round().long() for drive in drives])
+
+
+class Stages(dict):
+    """Seconds and peak memory (of the process, weights included) of one stage after another, by name."""
+
+    def __call__(self, name, make):
+        start = time.perf_counter()
+        with torch.no_grad():
+            out = make()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2 ** 20)
+        self[name] = dict(seconds=round(time.perf_counter() - start, 2), peak_memory_mb=round(peak))
+        return out
+
+
+def smooth(model, labels, seed, stage):
+    """From noise to 113 frames (b t 3 h w), each step through a Stages."""
+    z = stage("key frames", lambda: model.latents(labels, seed=seed))
+    z = stage("to 29", lambda: model.interpolate(z, labels, 0, seed))
+    z = stage("to 113", lambda: model.interpolate(z, labels, 1, seed))
+    return stage("decoding", lambda: model.decode(z))

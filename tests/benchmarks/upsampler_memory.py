@@ -62,7 +62,8 @@ def run(folder=None, frames=(8, 16, 32, 64), heights=(128, 256, 512), together=(
     tile = (32, 64)
     by_size = {f"{h}x{2 * h}": dict(whole=alone(folder, 8, h), tiles=alone(folder, 8, h, 0, tile)) for h in heights}
     at_once = {n: alone(folder, n, 256, n) for n in together}
-    draw(by_frames, at_once, by_size)
+    if folder == str(weights.shipped(_drives.WEIGHTS)):
+        draw(by_frames, at_once, by_size)
     slope = lambda table: (table[max(table)] - table[sorted(table)[1]]) / (max(table) - sorted(table)[1])  # noqa: E731
     return {"growth_mb_per_frame": round(slope(by_frames), 3), "by_frames": by_frames, "by_size": by_size,
             "all_at_once": {"growth_mb_per_frame": round(slope(at_once), 1), "by_frames": at_once}}

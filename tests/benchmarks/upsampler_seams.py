@@ -11,6 +11,7 @@ import torch
 
 from vldm_mini import metrics, weights
 from vldm_mini.datasets import driving, video
+from vldm_mini.diffusion import ddim_times
 from vldm_mini.upsampler import KINDS, VideoUpsampler
 
 from . import _drives
@@ -44,7 +45,7 @@ def of(up, low, steps=10):
     keep = slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)
     level = torch.zeros(1, dtype=torch.long)
     given = up.given(first, 0, SEED, level)
-    patch = up.square(given, up.start(first, 0, SEED), level, steps, *[(side, side) for side in keep])
+    patch = up.square(given, up.start(first, 0, SEED), level, ddim_times(steps), *[(side, side) for side in keep])
     crop = whole[..., 4 * keep[0].start:4 * keep[0].stop, 4 * keep[1].start:4 * keep[1].stop]
     inside = (..., slice(48, -48), slice(48, -48))
     together = up(low, seed=SEED, steps=steps, frames=low.shape[1])

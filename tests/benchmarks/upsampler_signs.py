@@ -1,9 +1,9 @@
 """The figures of `upsampler` on real video: the held-out clips of `signs`, 64x64 to 256x256, both upsamplers.
 
-As `upsampler`, at 25 frames a second, 20 patches of each clip; features are those of the driving judge, which has never
-seen a hand: they tell textures and edges apart, no more. Beside them the pixel upsampler of `driving`, which has never
-seen real video: on the same patches, and on `road`, 256x512 of two clips from a car, 40 patches of each; nothing was trained on it.
-A sheet, runs/samples/upsampler-signs.png: bicubic, drawn, true; the last rows are of `road`.
+As `upsampler`, 20 patches of each clip, as fast as they were filmed; features are those of the driving judge, which has
+never seen a hand: they tell textures and edges apart, no more. The floor is of other patches of the same clips. Beside
+them the pixel upsampler of `driving`, which has never seen real video: on the same patches, and on `road`, 256x512 of
+two clips from a car, 40 patches of each; nothing was trained on it. A sheet, runs/samples/upsampler-signs.png: bicubic, drawn, true; the last rows are of `road`.
 """
 import torch
 
@@ -13,9 +13,9 @@ from vldm_mini.recipes_upsampler import SIZES, large_films
 from vldm_mini.upsampler import KINDS, VideoUpsampler
 
 from . import _drives, _samples
-from .upsampler import FRAMES, HEIGHT, MARGIN, MEANS, SEED, WIDTH, bicubic, compared, inner, kept, shrunk
+from .upsampler import FRAMES, HEIGHT, MARGIN, SEED, WIDTH, bicubic, compared, inner, kept, shrunk
 
-EACH = 20
+EACH, MEANS = 20, 8
 
 
 def patches(films, each=EACH, first=0):
