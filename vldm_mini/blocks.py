@@ -26,8 +26,8 @@ def group_norm(channels, eps=1e-5):
 class PlaceNorm(nn.Module):
     """Each place of a picture or film for itself: its channels, over their root mean square. (b c ...) -> like it.
 
-    Group norm looks at the whole picture, so that a tile of it comes out otherwise than it does in the whole. Here it
-    does not: what is trained on patches is applied at any size.
+    RMSNorm (Zhang & Sennrich 2019). MINI: group norm looks at the whole picture, so that a tile of it comes out
+    otherwise than it does in the whole. Here it does not: what is trained on patches is applied at any size.
     """
 
     def __init__(self, channels, eps=1e-5):

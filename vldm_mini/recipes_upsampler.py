@@ -172,6 +172,7 @@ def _train(kind, data, size, out, steps, seed, resume, start):
                               SHIPPED_IN)
     theta = Upsampler.from_pretrained(folder / "image").to(machine.device()).requires_grad_(False)
     torch.manual_seed(seed)
+    # MINI: convolutions over time alone; attention at a quarter of a megapixel is beyond a laptop
     layers = TemporalLayers.from_pretrained(begin("temporal"), theta, conv=SidewaysConv).train() \
         if begin("temporal") else insert(theta, conv=SidewaysConv, attention=None)
     loss = upsampling_loss(VideoModel(theta, layers), films, dial.frames, dial.patch, settings["temporal"], coder)
