@@ -104,23 +104,13 @@ def mini_marks():
     """
     found = []
     for file in sorted(Path(__file__).parent.rglob("*.py")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
-            mark, *marks = re.split(r"\bMINI: ", line)
-            comment = mark.rstrip().endswith("#")
-            for k, text in enumerate(marks, 1):
-                for more in lines[number:] if k == len(marks) else []:
-                    # a comment beside code is one line
-                    if mark.strip(" #") if comment else '"""' in text:
-                        break
-                    more = more.strip()
-                    if not more.startswith("# ") if comment else not more:
-                        break
-                    more, *other = re.split(r"\bMINI: ", more.removeprefix("# "))
-                    text += " " + more
-                    if other or not comment and '"""' in more:
-                        break
-                found.append((file.relative_to(ROOT).as_posix(), number, text.partition('"""')[0].strip()))
+        text = file.read_text(encoding="utf-8")
+        for hit in re.finditer(r"(# )?\bMINI:[ ]", text):
+            beside = text[text.rfind("\n", 0, hit.start()) + 1:hit.start()].strip()              # code: a comment of one line
+            end = (r"\n" if beside else r"\n(?! *# )") if hit[1] else r'\n *\n|"""|MINI:[ ]'
+            reason = re.sub(r"\n *# ", " ", re.split(end, text[hit.end():], maxsplit=1)[0])
+            line = text.count("\n", 0, hit.start()) + 1
+            found.append((file.relative_to(ROOT).as_posix(), line, " ".join(reason.split())))
     return found
 
 

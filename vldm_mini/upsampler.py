@@ -233,7 +233,7 @@ class VideoUpsampler:
         at = lambda part, size: slice(size * part.start, size * part.stop)                              # noqa: E731
         low, z = given[..., rows, columns], noise[..., at(rows, p), at(columns, p)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            ask = lambda z, tau: self.model(z, tau, low=low, tau_gamma=level, image=image).float()                   # noqa: E731
+            ask = lambda z, tau: self.model(z, tau, low=low, tau_gamma=level, image=image).float()      # noqa: E731
             z = ddim(self.schedule, ask, z, times, "v")
             x = self.autoencoder.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]).float() if self.autoencoder else \
                 with_detail(z, low)
