@@ -74,7 +74,7 @@ def followed(true, reach=(4, 8)):
         better = (cost < least) & inside
         least, to = torch.where(better, cost, least), torch.where(better, (row + y) * w + column + x, to)
     sure = (to >= 0) & (to != row * w + column)
-    return (x.unflatten(0, (len(true), -1)) for x in (to.clamp(min=0), sure))
+    return to.clamp(min=0).unflatten(0, (len(true), -1)), sure.unflatten(0, (len(true), -1))
 
 
 def along_motion(y, to, sure):
@@ -94,14 +94,14 @@ def edges(x):
 
 
 @torch.no_grad()
-def compared(up, x, others, judge, make, means=MEANS):
-    """All figures of one upsampler. x, others (n t 3 h w) large, with margin; make(up, low, **how) -> films like x."""
+def compared(up, x, others, motion, judge, make, means=MEANS):
+    """All figures of one upsampler. x, others (n t 3 h w) large, with margin; motion: of x without it (`followed`);
+    make(up, low, **how) -> films like x."""
     low, true = shrunk(x), inner(x)
     out = {"video": inner(make(up, low, seed=SEED)), "frame by frame": inner(make(up, low, seed=SEED, alpha=1)),
            "bicubic": inner(bicubic(low))}
     out["video, blurred in time"] = blurred(out["video"])
     out["stuck"] = inner(make(up, low, seed=SEED, alpha=1, stuck=True))
-    motion = tuple(followed(true))
     said, real = {name: judge.judge(y) for name, y in out.items()}, judge.judge(true)
     floor = judge.judge(inner(others))
     far = lambda a, b, kind: metrics.frechet(getattr(a, kind).flatten(0, -2), getattr(b, kind).flatten(0, -2))  # noqa: E731
@@ -163,6 +163,7 @@ def run(folder=None, n=N, means=MEANS):
     """All figures; arguments are for tests."""
     folder = folder or weights.shipped(_drives.WEIGHTS)
     judge, x, others = _drives.judges(folder)[0], drives(n), drives(n, 70_000)
-    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), x, others, judge, kept(folder, kind), means)
-             for kind in KINDS}
+    motion = followed(inner(x))
+    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), x, others, motion, judge, kept(folder, kind),
+                            means) for kind in KINDS}
     return found["pixel"] | {"latent": found["latent"]}

@@ -13,7 +13,7 @@ from vldm_mini.recipes_upsampler import SIZES, large_films
 from vldm_mini.upsampler import KINDS, VideoUpsampler
 
 from . import _drives, _samples
-from .upsampler import FRAMES, HEIGHT, MARGIN, SEED, WIDTH, bicubic, compared, inner, kept, shrunk
+from .upsampler import FRAMES, HEIGHT, MARGIN, SEED, WIDTH, bicubic, compared, followed, inner, kept, shrunk
 
 EACH, MEANS = 20, 8
 
@@ -36,7 +36,7 @@ def run(folder=None, each=EACH, means=MEANS):
     folder, other = folder or weights.shipped("signs"), weights.shipped(_drives.WEIGHTS)
     judge = _drives.judges(other)[0]
     signs, clips = large_films("signs", SIZES["s"], "held_out"), video.load("road", size=(256, 512))
-    signs, road = ((patches(films, k), patches(films, k, 500)) for films, k in
+    signs, road = ((x := patches(films, k), patches(films, k, 500), followed(inner(x))) for films, k in
                    ((signs, each), ([clip.frames for clip in clips], 2 * each)))
     found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), *signs, judge, kept(folder, kind), means)
              for kind in KINDS}
