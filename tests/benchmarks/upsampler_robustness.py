@@ -5,8 +5,8 @@ shipped network, told noise of several levels tau_gamma that was put on the fram
 steps and batch that was trained without any. Fréchet distance of the driving judge's features to those of true large
 frames, of other drives. The level is chosen on one half of the frames (best_tau_gamma), all is scored on the other:
 distance_augmented: that level, distance_plain: the other network; distance_at_0: the shipped one at tau_gamma = 0.
-Beside them bicubic, other true frames (floor), the same arms on true small frames (where noise can only hurt), and a
-sheet of patches, runs/samples/upsampler-robustness.png.
+Beside them bicubic, other true frames (floor), grain laid over distance_at_0's frames (does the measure reward grain?),
+the same arms on true small frames (where noise can only hurt), and a sheet of patches, data/films/robustness.png.
 """
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from vldm_mini.upsampler import Upsampler, UpsamplerConfig, VideoUpsampler, bicu
 from . import _drives, _samples
 from .upsampler import HEIGHT, MARGIN, WIDTH, drives, inner, kept
 
-N, LEVELS, SEED = 160, (0, 10, 25, 50, 100), 3
+N, LEVELS, SEED, GRAIN = 160, (0, 10, 25, 50, 100), 3, 0.02
 
 
 def without(folder):
@@ -68,12 +68,15 @@ def run(folder=None, n=N, levels=LEVELS):
         make = kept(folder, "pixel")
         out = {f"tau_gamma {k}": make(ours, low, seed=SEED, alpha=1, tau_gamma=k) for k in levels}
         out["trained without"] = kept(plain_folder, "pixel")(plain, low, seed=SEED, alpha=1)
+        grain = torch.randn(out[f"tau_gamma {levels[0]}"].shape, generator=torch.Generator().manual_seed(0))
+        out[f"tau_gamma {levels[0]}, and grain"] = (out[f"tau_gamma {levels[0]}"] + GRAIN * grain).clamp(-1, 1)
         return out | {"bicubic": bicubic(low)}
     films = arms(patches(_drives.films(folder, n=n)[0]))
     best = min(levels, key=lambda k: far(films[f"tau_gamma {k}"], choose))
     generated = {name: far(y, score) for name, y in films.items()}
-    sheet = torch.cat([inner(y) for y in films.values()], dim=1)[:8]                    # a patch a row, an arm a column
-    show.strip(sheet, scale=3).save(_samples.RUNS / "samples" / "upsampler-robustness.png")
+    if n == N:
+        sheet = torch.cat([inner(y) for y in films.values()], dim=1)[:6]                # a patch a row, an arm a column
+        show.strip(sheet, scale=1).save(_samples.ROOT / "data" / "films" / "robustness.png")
     return {"distance_augmented": generated[f"tau_gamma {best}"], "distance_plain": generated["trained without"],
             "distance_at_0": generated[f"tau_gamma {levels[0]}"], "best_tau_gamma": best,
             "floor": far(drives(n, 70_000)[:, :1], score), "generated": generated,
