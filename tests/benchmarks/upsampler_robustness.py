@@ -6,7 +6,7 @@ steps and batch that was trained without any. Fréchet distance of the driving j
 frames, of other drives. The level is chosen on one half of the frames (best_tau_gamma), all is scored on the other:
 distance_augmented: that level, distance_plain: the other network; distance_at_0: the shipped one at tau_gamma = 0.
 Beside them bicubic, other true frames (floor), grain laid over distance_at_0's frames (does the measure reward grain?),
-the same arms on true small frames (where noise can only hurt), and a sheet of patches, data/films/robustness.png.
+the same arms on true small frames (where noise can only hurt), and a sheet of patches, data/films/robustness.webp.
 """
 from dataclasses import replace
 
@@ -76,7 +76,8 @@ def run(folder=None, n=N, levels=LEVELS):
     generated = {name: far(y, score) for name, y in films.items()}
     if n == N:
         sheet = torch.cat([inner(y) for y in films.values()], dim=1)[:6]                # a patch a row, an arm a column
-        show.strip(sheet, scale=1).save(_samples.ROOT / "data" / "films" / "robustness.png")
+        show.write_beside(_samples.ROOT / "data" / "films" / "robustness.webp",
+                          show.encode_image(show.strip(sheet).image, "webp", quality=85))
     return {"distance_augmented": generated[f"tau_gamma {best}"], "distance_plain": generated["trained without"],
             "distance_at_0": generated[f"tau_gamma {levels[0]}"], "best_tau_gamma": best,
             "floor": far(drives(n, 70_000)[:, :1], score), "generated": generated,
