@@ -3,7 +3,7 @@
 As `upsampler`, 20 patches of each clip, as fast as they were filmed; features are those of the driving judge, which has
 never seen a hand: they tell textures and edges apart, no more. The floor is of other patches of the same clips. Beside
 them the pixel upsampler of `driving`, which has never seen real video: on the same patches, and on `road`, 256x512 of
-two clips from a car, 40 patches of each; nothing was trained on it. A sheet, data/films/signs.webp: bicubic, drawn, true; the last rows are of `road`.
+two clips from a car, 40 patches of each; nothing was trained on it. Sheets (bicubic, drawn, true): data/films/signs.webp, runs/samples/road.webp.
 """
 import torch
 
@@ -43,10 +43,10 @@ def run(folder=None, each=EACH, means=MEANS):
     plain = VideoUpsampler.from_pretrained(other)
     beside = {f"driving's weights on {name}": compared(plain, *x, judge, kept(other, "pixel"), means)
               for name, x in (("signs", signs), ("road", road))}
-    rows = [(folder, VideoUpsampler.from_pretrained(folder), signs[0]), (other, plain, road[0])]
-    sheet = torch.cat([torch.stack([inner(y)[::len(x) // 4 or 1, 0] for y in (bicubic(shrunk(x)),
-                                    kept(where, "pixel")(up, shrunk(x), seed=SEED), x)], 1) for where, up, x in rows])
-    if each == EACH:
-        show.write_beside(_samples.ROOT / "data" / "films" / "signs.webp",
-                          show.encode_image(show.strip(sheet).image, "webp", quality=85))
+    where = {"signs": _samples.ROOT / "data" / "films" / "signs.webp", "road": _samples.RUNS / "samples" / "road.webp"}
+    for name, by, up, x in (("signs", folder, VideoUpsampler.from_pretrained(folder), signs[0]), ("road", other, plain, road[0])):
+        films = bicubic(shrunk(x)), kept(by, "pixel")(up, shrunk(x), seed=SEED), x
+        sheet = torch.stack([inner(y)[::len(x) // 4 or 1, 0] for y in films], 1)
+        if each == EACH:
+            show.write_beside(where[name], show.encode_image(show.strip(sheet).image, "webp", quality=85))
     return found["pixel"] | {"latent": found["latent"]} | beside
