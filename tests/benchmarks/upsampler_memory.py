@@ -1,11 +1,10 @@
 """How much memory does a large film take, by its number of frames and by their size?
 
 Each row in a process of its own: peak resident memory above that of the loaded model, MB, the pixel upsampler with 2
-steps, parts thrown away as they come. growth_mb_per_frame: from 64 to 128 frames of 256x512.
-glibc's allocator gives every block over 1 MB back (MALLOC_MMAP_THRESHOLD_); by its own rules it keeps some 600 MB more,
-and has settled after 64 frames. By size: 8 frames of
+steps, parts thrown away as they come. growth_mb_per_frame: from 64 to 128 frames of 256x512. By size: 8 frames of
 128x256, 256x512 and 512x1024, whole and in tiles of 32x64 small pixels. Opponent: all frames at once. Drawn in
-data/films/upsampler_memory.png.
+data/films/upsampler_memory.png. Blocks over 1 MB are given back to the system at once (MALLOC_MMAP_THRESHOLD_): by its
+own rules glibc keeps some 600 MB more, and has settled after 64 frames.
 """
 import json
 import os
