@@ -64,12 +64,13 @@ def measure(name, threads=None):
 
 
 def commit():
-    """{"commit", "dirty"}: the state of the code that was measured; results themselves do not count as a change."""
+    """{"commit", "dirty"}: the state of the code that was measured; results and their pictures do not count."""
     def git(*words):
         done = subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
     try:
-        changed = git("status", "--porcelain", "-uno", "--", ":/", ":(exclude,top)tests/benchmarks/results")
+        changed = git("status", "--porcelain", "-uno", "--", ":/", ":(exclude,top)tests/benchmarks/results",
+                      ":(exclude,top)data/films")
         return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
     except OSError:
         return {"commit": None, "dirty": None}
