@@ -136,6 +136,16 @@ def test_ddim_with_the_exact_score_of_a_gaussian_lands_on_its_mean_and_variance(
     assert float(x.std()) == pytest.approx(STD, abs=0.015)
 
 
+@pytest.mark.parametrize("steps", [10, 20, 40])
+def test_second_order_is_nearer_to_the_answer_than_twice_as_many_steps_of_first_order(steps):
+    z = torch.linspace(-2, 2, 41).double()[:, None]
+
+    def off(steps, order, power=1.5):
+        x = ddim(LINEAR, gaussian, z, ddim_times(steps, power=power), "v", order=order)
+        return float((x - (MEAN + STD * z)).abs().max())
+    assert off(steps, 2) < off(2 * steps, 1) < off(steps, 1) < off(steps, 1, power=1)
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_one_data_point_is_found_from_any_noise_in_any_number_of_steps(steps, eta):
@@ -160,9 +170,10 @@ def test_only_eta_draws_noise_and_the_generator_decides_which():
 
 def test_times_start_at_full_noise_fall_and_come_in_the_number_asked_for():
     for steps in (*range(1, 60), *range(490, 510), 666, 667, 751, 997, 998, 999, 1000):
-        times = ddim_times(steps)
-        assert len(times) == steps and times[0] == 999 and times[-1] >= 0
-        assert all(a > b for a, b in zip(times, times[1:]))
+        for power in (1, 1.5, 3):
+            times = ddim_times(steps, power=power)
+            assert len(times) == steps and times[0] == 999 and times[-1] >= 0
+            assert all(a > b for a, b in zip(times, times[1:]))
     assert ddim_times(4) == [999, 749, 499, 249]
 
 

@@ -97,6 +97,24 @@ def test_a_whole_ddim_run_ends_where_diffusers_run_ends(prediction, eta, randn):
     assert torch.allclose(ours, z, rtol=1e-3, atol=1e-3 * float(z.abs().max()))
 
 
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("steps", [4, 25])
+def test_a_second_order_run_ends_where_diffusers_run_ends(prediction, steps, randn):
+    from diffusers import DPMSolverMultistepScheduler
+    schedule, settings = SCHEDULES["linear"]
+    theirs = DPMSolverMultistepScheduler(**settings, prediction_type=NAMES[prediction], timestep_spacing="trailing",
+                                         algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero")
+    theirs.set_timesteps(steps)
+    z = randn(2, 4, 8, 8)
+    denoise = lambda z, tau: torch.tanh(z) * (1 + tau[0] / 1000)                                # noqa: E731
+    ours = diffusion.ddim(schedule, denoise, z, theirs.timesteps.tolist(), prediction, order=2)
+    first = diffusion.ddim(schedule, denoise, z, theirs.timesteps.tolist(), prediction)
+    for tau in theirs.timesteps:
+        z = theirs.step(denoise(z, tau[None]), int(tau), z).prev_sample
+    close = lambda x: torch.allclose(x, z, rtol=1e-3, atol=1e-3 * float(z.abs().max()))                 # noqa: E731
+    assert close(ours) and not close(first)
+
+
 def test_stable_diffusions_own_times_can_be_given_as_a_list(randn):
     """SD: 'leading' with steps_offset 1 starts at 961, not 999, and ends on alpha at tau = 0, not on 1."""
     from diffusers import DDIMScheduler

@@ -323,7 +323,7 @@ def test_the_temporal_decoder_decodes_in_parts(long_model):
         assert torch.equal(torch.cat(list(long_model.decoder.chunks(z, frames=11)), 1), whole)
         plain = VideoDecoder(long_model.autoencoder)(z)
     assert not torch.allclose(whole, plain, atol=1e-3)
-    with pytest.raises(ValueError, match="at least one frame"):
+    with pytest.raises(ValueError, match="at least one place or frame"):
         next(long_model.decoder.chunks(z, frames=0))
 
 

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import nn
 
 from .blocks import Downsample, PlaceNorm, ResBlock, Upsample, group_norm
+from .context import tiles
 from .temporal import VideoModel
 from .weights import Pretrained
 
@@ -136,11 +137,8 @@ class VideoDecoder(nn.Module):
         Each part is decoded with `overlap` frames more on both sides, where there are any. Group norms see the part
         and not the film, so that a part is not exactly the film's; the more overlap, the nearer.
         """
-        if frames < 1 or overlap < 0:
-            raise ValueError(f"a part has at least one frame and no negative overlap, got {frames} and {overlap}")
-        for start in range(0, z.shape[1], frames):
-            first, stop = max(0, start - overlap), start + frames
-            yield self(z[:, first:stop + overlap])[:, start - first:][:, :frames]
+        for seen, kept in tiles(z.shape[1], frames, overlap):
+            yield self(z[:, seen])[:, kept.start - seen.start:][:, :kept.stop - kept.start]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

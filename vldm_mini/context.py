@@ -104,3 +104,14 @@ def interpolation_windows(frames, factor=4):
     if frames < 2 or factor < 2:
         raise ValueError(f"interpolation needs two frames and a factor of at least 2, got {frames} and {factor}")
     return [([factor * k, factor * (k + 1)], list(range(factor * k + 1, factor * (k + 1)))) for k in range(frames - 1)]
+
+
+def tiles(size, tile, overlap):
+    """A film's length, or one side of a frame, in overlapping parts -> [(what is seen, what of it is kept)], slices.
+
+    Each place is kept exactly once; what is seen reaches `overlap` further on both sides, where there is any.
+    """
+    if tile < 1 or overlap < 0:
+        raise ValueError(f"a tile or part has at least one place or frame and no negative overlap, got {tile} and {overlap}")
+    return [(slice(max(0, at - overlap), min(size, at + tile + overlap)), slice(at, min(size, at + tile)))
+            for at in range(0, size, tile)]

@@ -69,7 +69,7 @@ def _stages(autoencoder, image, temporal, boxes=None, **told):
     # they go on from trained temporal layers: two thirds of their rate. told: other (steps, batch)
     found |= {stage: Settings(*told.get(stage, temporal[:2]), temporal[2] * 2 / 3)
               for stage in ("prediction", "interpolation")}
-    found |= dict(decoder=Settings(max(10, autoencoder[0] // 2), max(2, autoencoder[1] // 8), 1e-3, warmup=20))
+    found |= dict(decoder=Settings(autoencoder[0], max(2, autoencoder[1] // 8), 1e-3, warmup=20))
     return found | dict(boxes=Settings(*boxes)) if boxes else found
 
 
@@ -202,6 +202,9 @@ def reconstruction_psnr(model, clips, every=8):
 # MINI: an error that changes from frame to frame counts again, beside L1 and the critic of clips. The decoder meets the
 # end of the stack most often, but also its middle and key frames
 CHANGE_WEIGHT, DECODER_FPS = 2.0, (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4 * driving.KEY_FPS, driving.KEY_FPS)
+# MINI: latents that a model made differ a little from frame to frame, and no decoder of single frames can know what of
+# it is meant. So latents carry noise here, another in each frame, as much of it in a clip as chance will, up to this
+DECODER_NOISE = 0.25
 
 
 def decoder_films(data, dial, split="train", n=600):
@@ -227,6 +230,8 @@ def decoder_players(decoder, trained, pull_on, critic, films, settings, length):
         x = torch.stack([video.to_float(film[at:at + length]) for film, at in zip(chosen, starts)]).to(machine.device())
         with torch.no_grad():
             z = rearrange(decoder.autoencoder.encode(x.flatten(0, 1)), "(b t) c h w -> b t c h w", b=len(x))
+            z = torch.stack([film + DECODER_NOISE * torch.rand((), generator=g).to(z) *
+                             torch.randn(film.shape, generator=g).to(z) for film, g in zip(z, draw)])
         x_hat = decoder(z)
         error = x - x_hat
         still, change = error.abs().mean(), error.diff(dim=1).abs().mean()
@@ -460,8 +465,7 @@ def diffusion_loss(model, found, frames, stride, settings, told=None):
 def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """theta: the image LDM on single frames, eq. (1). Saves out/image."""
     dial, settings = dial_at(size, data), settings_for(size, "image", steps, seed, data)
-    folder = Path(out) / "image"
-    found = training_latents(data, dial, out)
+    folder, found = Path(out) / "image", training_latents(data, dial, out)
     torch.manual_seed(seed)
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
                      out_channels=dial.autoencoder.latent_channels)
@@ -475,8 +479,7 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
 def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
     """phi: temporal layers on clips, eq. (2), theta frozen. Saves out/temporal."""
     dial, settings = dial_at(size, data), settings_for(size, "temporal", steps, seed, data)
-    folder = Path(out) / "temporal"
-    found = training_latents(data, dial, out)
+    folder, found = Path(out) / "temporal", training_latents(data, dial, out)
     if not (Path(out) / "image" / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no image model in {out}; first: python -m vldm_mini train image --data {data}")
     theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
@@ -526,8 +529,7 @@ def _train_told(stage, found, frames, stride, told, start, data, size, out, step
     options |= dict(context_channels=theta.config.in_channels + 1)
     if any(name not in layers.settings["options"] for name in options):
         layers = grow(layers, theta, **options)
-    layers.train()
-    model = VideoModel(theta, layers)
+    model = VideoModel(theta, layers.train())
     loss = diffusion_loss(model, found, frames, stride, settings, told=told)
     record = train(folder, settings, [Player(stage, layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)

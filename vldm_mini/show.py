@@ -122,10 +122,8 @@ def uri(data: bytes, form: str) -> str:
 
 def _img(data: bytes, form: str, width: int, height: int, alt: str, pixelated: bool = True) -> str:
     style = "max-width:100%;" + ("image-rendering:pixelated" if pixelated else "height:auto")
-    return (
-        f'<img src="{uri(data, form)}" width="{width}" height="{height}" alt="{html.escape(alt, quote=True)}" '
-        f'style="{style}">'
-    )
+    return f'<img src="{uri(data, form)}" width="{width}" height="{height}" alt="{html.escape(alt, quote=True)}" ' \
+           f'style="{style}">'
 
 
 def write_beside(path, data: bytes) -> Path:
@@ -158,8 +156,7 @@ class Picture:
         data, form = (exact, "png") if len(exact) < 20_000 else (near, "webp")  # a strip of photographs: lossy will do
         return _img(data, form, *self.size, self.alt, self.pixelated)
 
-    def _repr_html_(self) -> str:
-        return self.html()
+    _repr_html_ = html
 
     def _repr_png_(self):
         return _fallback_png(self.image), {"width": self.size[0], "height": self.size[1]}
@@ -194,8 +191,7 @@ class Movie:
     def html(self) -> str:
         return _img(self.encode("webp"), "webp", *self.size, self.alt)
 
-    def _repr_html_(self) -> str:
-        return self.html()
+    _repr_html_ = html
 
     def _repr_png_(self):
         image = _strip_pixels(self.frames[None])
@@ -213,9 +209,9 @@ class Movie:
         # GIF counts the repeats after the first showing, WebP the showings
         loop = {} if form == "gif" and self.loop == 1 else {"loop": max(0, self.loop - (form == "gif"))}
         buffer = io.BytesIO()
-        options = {"quality": 90, "method": 4} if form == "webp" else {"optimize": True}
-        duration = round(1000 / self.fps)  # milliseconds
-        pages[0].save(buffer, form, save_all=True, append_images=pages[1:], duration=duration, **loop, **options)
+        options = loop | ({"quality": 90, "method": 4} if form == "webp" else {"optimize": True})
+        milliseconds = round(1000 / self.fps)
+        pages[0].save(buffer, form, save_all=True, append_images=pages[1:], duration=milliseconds, **options)
         return buffer.getvalue()
 
     def save(self, path) -> Path:
@@ -224,17 +220,11 @@ class Movie:
         if form in ("webp", "gif"):
             return write_beside(path, self.encode(form, self.scale))
         if form == "mp4":
-            return write_beside(path, _mp4(self.frames, self.fps, self.scale, max(1, self.loop)))
+            _encode(buffer := io.BytesIO(), list(self.frames) * max(1, self.loop), self.fps, self.scale)
+            return write_beside(path, buffer.getvalue())
         if form == "png":
             return write_beside(path, encode_image(_strip_pixels(self.frames[None])))
         raise ValueError(f"a movie is saved as .webp, .gif, .mp4 or .png (a strip), not {Path(path).name!r}")
-
-
-def _mp4(frames: np.ndarray, fps: float, scale: int, times: int) -> bytes:
-    """uint8 `t h w 3` -> the bytes of an H.264 file that shows the film `times` times over."""
-    buffer = io.BytesIO()
-    _encode(buffer, list(frames) * times, fps, scale)
-    return buffer.getvalue()
 
 
 def _encode(target, frames, fps: float, scale: int, **options) -> None:
@@ -279,8 +269,8 @@ def movie(frames, fps: float = 8, scale: int = 4, loop: int = 3, alt: str = "") 
     if fps <= 0 or scale < 1 or loop < 0:
         raise ValueError(f"a movie needs fps > 0, scale >= 1 and loop >= 0; got fps={fps}, scale={scale}, loop={loop}")
     x = pixels(frames)
-    joined = np.stack([_join(list(x[:, t]), axis=1) for t in range(x.shape[1])])  # t h (b w) 3
-    return Movie(joined, fps, int(scale), int(loop), alt or f"a film of {x.shape[1]} frames")
+    x = np.stack([_join(list(x[:, t]), axis=1) for t in range(x.shape[1])])  # t h (b w) 3
+    return Movie(x, fps, int(scale), int(loop), alt or f"a film of {len(x)} frames")
 
 
 def strip(frames, scale: int = 2, alt: str = "") -> Picture:

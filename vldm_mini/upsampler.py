@@ -16,6 +16,7 @@ from torch import nn
 from . import machine
 from .autoencoder import Autoencoder
 from .blocks import sinusoidal_embedding
+from .context import tiles
 from .diffusion import Schedule, add_noise, ddim, ddim_times
 from .temporal import TemporalConv, TemporalLayers, TimeConv, VideoModel
 from .training import rng
@@ -124,17 +125,6 @@ def detail(x, given):
 def with_detail(z, given):
     """The large film: the inverse of `detail`."""
     return enlarged(given) + z / DETAIL
-
-
-def tiles(size, tile, overlap):
-    """One side of a frame, or a film's length, in overlapping parts -> [(what is seen, what of it is kept)], slices.
-
-    Each place is kept exactly once; what is seen reaches `overlap` further on both sides, where there is any.
-    """
-    if tile < 1 or overlap < 0:
-        raise ValueError(f"a tile has at least one place and no negative overlap, got {tile} and {overlap}")
-    return [(slice(max(0, at - overlap), min(size, at + tile + overlap)), slice(at, min(size, at + tile)))
-            for at in range(0, size, tile)]
 
 
 class VideoUpsampler:
