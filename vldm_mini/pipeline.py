@@ -204,7 +204,7 @@ class VideoLDM:
             yield (new := new[:, :len(made)])
             z = torch.cat([z, new], dim=1)[:, -max(2, context):]
 
-    def interpolate(self, z, labels, regime, seed=0, steps=10, batch=8):
+    def interpolate(self, z, labels, regime, seed=0, steps=5, batch=8):
         """T to 4T (regime 0) or 4T to 16T (regime 1), section 3.3: latents (b n c h w) -> (b 4(n - 1) + 1 c h w)."""
         b, n = z.shape[:2]
         ends = torch.stack([z[:, :-1], z[:, 1:]], dim=2).flatten(0, 1)                          # (b (n-1)) 2 c h w
