@@ -236,6 +236,24 @@ def test_the_critic_of_the_temporal_decoder_steps_and_the_encoder_does_not(run, 
     (out / "decoder").rename(tmp_path / "decoder")                              # the other tests' run has none
 
 
+def test_the_decoder_learns_from_latents_with_noise_of_its_own_in_each_frame(run):
+    model, seen = Autoencoder.from_pretrained(run[0] / "autoencoder"), []
+
+    class Watched(VideoDecoder):
+        def forward(self, z):
+            seen.append(z)
+            return super().forward(z)
+    still = torch.full((4, 16, 16, 3), 90, dtype=torch.uint8)                   # nothing moves: all frames are one
+    player = recipes.decoder_players(Watched(model), model.decoder, model.decoder.last_layer, PatchCritic(), [still],
+                                     Settings(steps=100, batch=2), 4)[0]
+    for step in (0, 0, 1):
+        player.loss(step, [0, 1])
+    noise = seen[0] - model.encode(video.to_float(still[:1]))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2]), "a function of step and sample"
+    assert noise.flatten(2).std(2).max() < 1.5 * recipes.DECODER_NOISE and noise[0].std() != noise[1].std()
+    assert (noise[:, 1:] - noise[:, :-1]).flatten(2).abs().amax(2).min() > 0, "another in each frame"
+
+
 def test_what_is_kept_of_driving_is_what_the_scenes_say(drives):
     _, few, found = drives
     assert found.labels.shape == (3, 5, 2) and found.words == driving.WORDS and found.fps == 1.875
