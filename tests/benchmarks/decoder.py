@@ -5,7 +5,7 @@ films, with the same noise on the latents, for the same steps: the frame-wise on
 frames, the temporal one in its temporal layers only with a critic of clips.
 
 Decoded are true latents; latents with noise of 0.1, another in each frame; and what a decoder is there for, latents that
-the interpolation model made between true key frames (the first 60 clips). Of the first the main figures, of the
+the interpolation model made between true key frames (the first 80 clips). Of the first the main figures, of the
 others the same under `noisy` and `generated`. flicker_ratio: `metrics.flicker`, temporal over frame-wise.
 psnr_gain_db: temporal minus frame-wise. video_distance_gain: Fréchet distance of films to the true ones, frame-wise over
 temporal. frame_distance_ratio: of frames, temporal over frame-wise. along_motion, still_flicker: the change along the
@@ -26,7 +26,7 @@ from vldm_mini.training import Record, Settings, train
 from . import _drives, _samples
 from ._flicker import along_motion, blurred, edges, followed, still_flicker
 
-N, MADE, FPS, NOISE = 200, 60, 30, 0.1
+N, MADE, FPS, NOISE = 200, 80, 30, 0.1
 
 
 def drives(n=N, frames=9):
