@@ -23,7 +23,7 @@ import torch
 from vldm_mini import metrics, recipes, weights
 from vldm_mini.context import context_mask
 from vldm_mini.datasets import driving, video
-from vldm_mini.pipeline import VideoLDM
+from vldm_mini.pipeline import POWER, VideoLDM
 from vldm_mini.training import rng
 
 from . import _drives, _samples
@@ -110,7 +110,7 @@ def arms():
 
 def kept(folder, name, make):
     """Latents from runs/samples/ if these weights made them before."""
-    key = _samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name)
+    key = _samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name, power=POWER)
     path = _samples.RUNS / "samples" / f"{key}.safetensors"
     if not path.is_file():
         weights.save_tensors(path, {"z": make().half()})
