@@ -12,9 +12,8 @@ temporal. frame_distance_ratio: of frames, temporal over frame-wise. along_motio
 motion of the true film where that moves, and from frame to frame where it stands still (as in `upsampler`; the true
 film's own stands beside them). A decoder that has the true film's change along the motion does not flicker: what is left
 of metrics.flicker is detail that the latents have lost and that moves with the scene. Beside them the shipped decoder
-without more training, and an opponent: the frame-wise film blurred along time. floor: the Fréchet distance of as many other true
-films to these. chunks_psnr_db: 48 frames in parts
-against the whole.
+without more training, and an opponent: the frame-wise film blurred along time. floor: the Fréchet distance of as many
+other true films to these. chunks_psnr_db: 48 frames in parts against the whole.
 """
 import torch
 
