@@ -22,14 +22,14 @@ MAY_KNOW = {
     "unet": {"blocks", "weights"},
     "context": {"blocks"},
     "temporal": {"blocks", "context", "weights"},
-    "autoencoder": {"blocks", "temporal", "weights"},                       # the temporal decoder
+    "autoencoder": {"blocks", "context", "temporal", "weights"},            # the temporal decoder, in parts
     "training": TOOLS,
     "datasets.toy": {"blocks", "diffusion"},
     "datasets.video": TOOLS,
     "datasets.scenery": set(),
     "datasets.driving": {"datasets.scenery"},
     "metrics": DATA | TOOLS | {"blocks", "diffusion", "training"},
-    "upsampler": {"blocks", "unet", "temporal", "autoencoder", "diffusion", "training"} | TOOLS,
+    "upsampler": {"blocks", "context", "unet", "temporal", "autoencoder", "diffusion", "training"} | TOOLS,
     "pipeline": NETWORKS | TOOLS | {"diffusion", "training"},
     "judges": DATA | TOOLS | {"blocks", "training", "metrics"},
     "recipes": NETWORKS | TOOLS | DATA | {"diffusion", "training", "pipeline", "metrics", "judges"},

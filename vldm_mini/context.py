@@ -78,7 +78,7 @@ class LearnedDownsampling(nn.Conv2d):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Windows: which frames each call of a model is given, and which it makes. Pure functions; drawn without a model.
+# Windows: which frames each call of a model is given, and which it makes, and the parts of long films. Pure functions.
 
 def prediction_windows(frames, window, context=2, done=1):
     """The rollout of section 3.2: frame 0 is there; then S = 1, then S = `context` -> [(given, made)], lists of frames.
