@@ -112,6 +112,6 @@ def tiles(size, tile, overlap):
     Each place is kept exactly once; what is seen reaches `overlap` further on both sides, where there is any.
     """
     if tile < 1 or overlap < 0:
-        raise ValueError(f"a tile or part has at least one place or frame and no negative overlap, got {tile} and {overlap}")
+        raise ValueError(f"a part has at least one place or frame and no negative overlap, got {tile} and {overlap}")
     return [(slice(max(0, at - overlap), min(size, at + tile + overlap)), slice(at, min(size, at + tile)))
             for at in range(0, size, tile)]
