@@ -200,6 +200,12 @@ def test_times_that_do_not_fall_are_refused(times):
         ddim(LINEAR, gaussian, normal(1, 1), times)
 
 
+@pytest.mark.parametrize("order, eta", [(3, 0.0), (0, 0.0), (2, 0.5)])
+def test_an_order_that_cannot_be_is_refused(order, eta):
+    with pytest.raises(ValueError, match="order is 1, or 2 without new noise"):
+        ddim(LINEAR, gaussian, normal(1, 1), [999, 20], eta=eta, order=order)
+
+
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_a_number_of_steps_that_cannot_be_is_refused(steps):
     with pytest.raises(ValueError, match=rf"steps must lie in 1\.\.1000, got {steps}"):

@@ -10,6 +10,7 @@ from tests.tiny import copies, made_folder, normal, same, shaken
 from vldm_mini import metrics, recipes_upsampler, weights
 from vldm_mini.autoencoder import Autoencoder, AutoencoderConfig
 from vldm_mini.blocks import PlaceNorm, ResBlock, group_norm
+from vldm_mini.context import tiles
 from vldm_mini.datasets import video
 from vldm_mini.diffusion import Schedule, ddim, ddim_times
 from vldm_mini.recipes_upsampler import SIZES, draw_level, draw_patch, large_films, upsampling_loss
@@ -27,7 +28,6 @@ from vldm_mini.upsampler import (
     detail,
     enlarged,
     shrunk,
-    tiles,
     with_detail,
 )
 

@@ -152,23 +152,24 @@ def ddim(schedule, denoise, z, times, prediction="v", eta=0.0, generator=None, p
 
     order 2: each step goes where x0 is heading, by the answer before, and fewer steps do (DPM-Solver++ 2M, Lu et al.
     2022, arXiv 2211.01095; for eta = 0). `progress` wraps the list of times (tqdm, say); `callback(tau, z)` sees every
-    state before its step. Raises ValueError if the times do not fall.
+    state before its step. Raises ValueError if the times do not fall, and for order 2 with eta above 0.
     """
     times = [int(tau) for tau in times]
     if not times or any(a <= b for a, b in zip(times, times[1:])):
         raise ValueError("times must be a strictly falling list of tau, as ddim_times(steps) gives")
+    if order not in (1, 2) or order == 2 and eta:
+        raise ValueError(f"order is 1, or 2 without new noise (eta = 0); got order {order} and eta {eta}")
     before, log_snr = None, schedule.log_snr
     for tau, tau_next in zip(progress(times) if progress else times, times[1:] + [-1]):
         if callback:
             callback(tau, z)
         y, kind = denoise(z, torch.full((len(z),), tau, device=z.device)), prediction
         if order == 2:
-            now, kind = (tau, y := to_x0(schedule, z, y, tau, prediction)), "x0"
-            if before and tau_next >= 0:
-                # D = x0 + (x0 - x0 before) h / (2 h before), h: step in log(alpha_tau / sigma_tau)     Lu et al., alg. 2
-                ratio = (log_snr[tau_next] - log_snr[tau]) / (log_snr[tau] - log_snr[before[0]])
-                y = y + float(ratio) / 2 * (y - before[1])
-            before = now
+            x0, kind = to_x0(schedule, z, y, tau, prediction), "x0"
+            # D = x0 + (x0 - x0 before) h / (2 h before), h: step in log(alpha_tau / sigma_tau)   Lu et al., alg. 2
+            share = (log_snr[tau_next] - log_snr[tau]) / (log_snr[tau] - log_snr[before[0]]) if before else 0
+            y = x0 + float(share) / 2 * (x0 - before[1]) if before and tau_next >= 0 else x0
+            before = tau, x0
         z = ddim_step(schedule, z, y, tau, tau_next, kind, eta, generator)
     return z
 

@@ -210,8 +210,8 @@ class Movie:
         loop = {} if form == "gif" and self.loop == 1 else {"loop": max(0, self.loop - (form == "gif"))}
         buffer = io.BytesIO()
         options = loop | ({"quality": 90, "method": 4} if form == "webp" else {"optimize": True})
-        milliseconds = round(1000 / self.fps)
-        pages[0].save(buffer, form, save_all=True, append_images=pages[1:], duration=milliseconds, **options)
+        # duration: of a frame, in milliseconds
+        pages[0].save(buffer, form, save_all=True, append_images=pages[1:], duration=round(1000 / self.fps), **options)
         return buffer.getvalue()
 
     def save(self, path) -> Path:
