@@ -146,15 +146,6 @@ def test_nearest_passes_over_clips_that_are_too_short_and_says_so_if_all_are():
         metrics.nearest(films, [noise(3, 2)])
 
 
-def test_wilson_by_hand():
-    # Newcombe 1998, table I: 81 of 263, and 15 of 148
-    assert metrics.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=2e-4)
-    assert metrics.wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=2e-4)
-    assert metrics.wilson(0, 20)[0] == 0 and metrics.wilson(20, 20)[1] == pytest.approx(1)
-    with pytest.raises(ValueError, match="one trial or more"):
-        metrics.wilson(0, 0)
-
-
 def test_bootstrap_holds_the_mean_and_narrows_with_n():
     few, many = noise(25), noise(2500)
     low, high = metrics.bootstrap(many, torch.mean, seeded())

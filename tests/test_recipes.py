@@ -215,6 +215,24 @@ def test_context_is_given_as_often_as_p_s_says_and_clean_three_times_in_four():
     assert torch.equal(clean[:, :4, :2].transpose(1, 2), z[:len(clean), :2]), "clean means clean, to the bit"
 
 
+def test_half_of_the_clips_are_told_frames_as_the_model_makes_them():
+    z, seen = normal(1, 6, 4, 2, 2).expand(400, -1, -1, -1, -1), []
+
+    def model(noisy, tau):
+        seen.append((noisy, tau))
+        return torch.zeros_like(noisy)                                   # v = 0: its answer is alpha_tau times what it sees
+    told = recipes.told_first(z, None, [rng(0, 0, k) for k in range(400)], model, odds=(0.0, 0.0, 1.0))["context"]
+    (noisy, tau), = seen
+    assert noisy.shape[1:] == (4, 4, 2, 2) and float(tau.max()) < recipes.OWN_TAU
+    assert len(noisy) / 400 == pytest.approx(recipes.OWN_CONTEXT, abs=0.07)
+    clean = told[told[:, 4, 0, 0, 0] == 1, :4, :2].transpose(1, 2)
+    as_it_is = (clean == z[0, :2]).flatten(1).all(1)
+    assert float(as_it_is.float().mean()) == pytest.approx(1 - recipes.OWN_CONTEXT, abs=0.1)
+    answers = recipes.SCHEDULE.alpha_tau[tau].float()[:, None, None, None, None] * noisy[:, :2]
+    assert all((one - answers).abs().amax((1, 2, 3, 4)).min() < 1e-5 for one in clean[~as_it_is])
+    assert torch.equal(z[0], normal(1, 6, 4, 2, 2)[0]), "what is to be learnt stays the true film"
+
+
 def test_only_driving_can_be_interpolated(films, tmp_path):
     with pytest.raises(ValueError, match="frames at 7.5 and 30 a second"):
         recipes.train_interpolation(films, "xs", tmp_path)

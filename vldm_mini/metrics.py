@@ -465,17 +465,6 @@ def _nearer(best, found, k):
 # How sure a figure is
 
 
-def wilson(hits, n, z=1.96):
-    """Wilson's interval of a share of n independent trials, 95 % by default -> (low, high). ValueError for n < 1."""
-    if n < 1 or not 0 <= hits <= n:
-        raise ValueError(f"a share is of one trial or more, with 0 to n hits; got {hits} of {n}")
-    share = hits / n
-    # centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)            Wilson 1927
-    middle, below = share + z * z / (2 * n), 1 + z * z / n
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / below), min(1.0, (middle + half) / below)
-
-
 def bootstrap(values, statistic, generator, draws=1000, level=0.95):
     """Percentile bootstrap over independent values (n ...), statistic: (n ...) -> number. -> (low, high)."""
     n = len(values)
@@ -506,21 +495,6 @@ def frechet(a, b):
     root = (vector * value.clamp(min=0).sqrt()) @ vector.T
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
-
-
-def frechet_report(found, real, generator, draws=100):
-    """Distance of found (n, d) from real (m, d) -> {"distance", "interval" (95 %), "floor", "n", "m"}.
-
-    floor: between two halves of the real ones, which is what a perfect generator would get at half the m. The interval
-    comes from drawing `found` anew with repetition; a Fréchet distance has a bias that falls with n, so that only
-    distances with the same n and m may be compared.
-    """
-    order = torch.randperm(len(real), generator=generator)
-    half = len(real) // 2
-    again = [frechet(found[torch.randint(len(found), (len(found),), generator=generator)], real) for _ in range(draws)]
-    low, high = torch.tensor(again, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return {"distance": frechet(found, real), "interval": [float(low), float(high)],
-            "floor": frechet(real[order[:half]], real[order[half:]]), "n": len(found), "m": len(real)}
 
 
 def flicker(films, source):

@@ -15,6 +15,7 @@ earlier ones left there.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from .autoencoder import (
 )
 from .context import context, context_mask, straight
 from .datasets import driving, video
-from .diffusion import Schedule, ddim, ddim_times, denoising_error
+from .diffusion import Schedule, add_noise, ddim, ddim_times, denoising_error, to_x0
 from .pipeline import BOX_CHANNELS, PipelineConfig, box_map
 from .temporal import TemporalLayers, VideoModel, grow, insert
 from .training import Player, Settings, rng, train
@@ -409,16 +410,36 @@ def unsteadiness(error):
 # MINI: p_S, how often S = 0, 1, 2 frames are given, and how much noise is put on them: neither is in the paper. Three
 # clips in four have clean context, the others noise of a tau up to 250 (as its text-to-video interpolation does)
 CONTEXT_ODDS, CONTEXT_TAU = (0.2, 0.25, 0.55), 250
+# MINI: on a long drive the model is told frames that it made itself, and it has seen none: its films blur and slow down,
+# a little more with each window. So half of the clips are told frames as it makes them out of noise of a tau up to this
+OWN_CONTEXT, OWN_TAU = 0.5, 500
 INTERPOLATION_FPS = 4 * driving.KEY_FPS, 16 * driving.KEY_FPS         # what T to 4T and 4T to 16T make
 # MINI: a blend of the ends is off by 0.18 in the first regime, by 0.04 in the second (latents of variance 1): what is
 # left to learn there is small, and would be learnt last. Four times the weight
 REGIME_WEIGHTS = 0.4, 1.6
 
 
-def told_first(z, windows, generators, odds=CONTEXT_ODDS):
-    """Prediction: c_S of eq. (3), S of the first frames, drawn. z (b t c h w) clean -> what a VideoModel is told."""
+def told_first(z, windows, generators, model=None, odds=CONTEXT_ODDS):
+    """Prediction: c_S of eq. (3), S of the first frames, drawn. z (b t c h w) clean -> what a VideoModel is told.
+
+    model: a VideoModel; some clips are told frames as it makes them.
+    """
     size = torch.cat([torch.multinomial(torch.tensor(odds), 1, generator=g) for g in generators])
+    own = [float(torch.rand(1, generator=g)) < OWN_CONTEXT for g in generators]
+    if model and any(own):
+        z = remade(model, z, generators, own)
     return dict(context=noisy_context(z, torch.stack([context_mask(z.shape[1], int(n)) for n in size]), generators))
+
+
+def remade(model, z, generators, own, first=4):
+    """The first frames of those clips that are `own` as the model itself makes them out of noise, in one step."""
+    which = torch.tensor(own).nonzero()[:, 0].to(z.device)
+    tau = torch.cat([torch.randint(OWN_TAU, (1,), generator=g) for g in generators]).to(z.device)[which]
+    eps = torch.stack([torch.randn(z[0, :first].shape, generator=g) for g in generators]).to(z.device)[which]
+    noisy = add_noise(SCHEDULE, z[which, :first], eps, tau)
+    z = z.clone()
+    z[which, :first] = to_x0(SCHEDULE, noisy, model(noisy, tau), tau, PREDICTION).detach().to(z.dtype)
+    return z
 
 
 def told_ends(z, windows, generators):
@@ -530,6 +551,7 @@ def _train_told(stage, found, frames, stride, told, start, data, size, out, step
     if any(name not in layers.settings["options"] for name in options):
         layers = grow(layers, theta, **options)
     model = VideoModel(theta, layers.train())
+    told = partial(told, model=model) if stage == "prediction" else told
     loss = diffusion_loss(model, found, frames, stride, settings, told=told)
     record = train(folder, settings, [Player(stage, layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)

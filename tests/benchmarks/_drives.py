@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from vldm_mini import weights
+from vldm_mini import metrics, weights
 from vldm_mini.datasets import driving, video
 from vldm_mini.judges import CarFinder, DriveJudge
 from vldm_mini.pipeline import BoxImageLDM, VideoLDM
@@ -91,6 +91,20 @@ def floats(x):
 def labels_of(drives):
     """What is to be told of drives or clips -> long (n, 2): the labels of most of their frames."""
     return torch.stack([drive.labels().float().mean(0).round().long() for drive in drives])
+
+
+def frechet_report(found, real, generator, draws=100):
+    """Distance of found (n, d) from real (m, d) -> {"distance", "interval" (95 %), "floor", "n", "m"}.
+
+    floor: between two halves of the real ones, which is what a perfect generator would get at half the m. The interval
+    comes from drawing `found` anew with repetition; a Fréchet distance has a bias that falls with n, so that only
+    distances with the same n and m may be compared.
+    """
+    order = torch.randperm(len(real), generator=generator)
+    half = len(real) // 2
+    interval = metrics.bootstrap(found, lambda some: metrics.frechet(some, real), generator, draws)
+    return {"distance": metrics.frechet(found, real), "interval": list(interval),
+            "floor": metrics.frechet(real[order[:half]], real[order[half:]]), "n": len(found), "m": len(real)}
 
 
 class Stages(dict):

@@ -7,6 +7,7 @@ unguided_*: 100 clips without temporal guidance. real_*: real windows held out f
 after the autoencoder, and opponents that must fail on order.
 """
 import torch
+from scipy.stats import binomtest
 
 from vldm_mini import metrics, weights
 from vldm_mini.datasets import video
@@ -17,7 +18,8 @@ from . import _samples
 def figures(report):
     """Counts -> shares, with Wilson's 95 % intervals."""
     shares = {name: round(report[name] / report["n"], 4) for name in ("action", "person", "both", "in_order")}
-    interval = {name: [round(x, 3) for x in metrics.wilson(report[name], report["n"])] for name in shares}
+    interval = {name: [round(x, 3) for x in binomtest(report[name], report["n"]).proportion_ci(method="wilson")]
+                for name in shares}
     return {**shares, "interval": interval, "counts": report}
 
 

@@ -2,7 +2,8 @@
 
 100 held-out clips of 8 key frames, two frames given. For each scale: Fréchet distance of films and of frames to the true
 ones, and the median motion of the frames made over that of the true ones. best_scale: the one of the smallest distance
-of films; motion_ratio_at_best. Beside it a frozen film (the last frame given, repeated), and other real drives.
+of films; motion_ratio_at_best. Beside it a frozen film (the last frame given, repeated), and other real drives. Drawn in
+data/films/guidance.png.
 """
 from functools import partial
 
@@ -11,10 +12,26 @@ import torch
 from vldm_mini import metrics, weights
 from vldm_mini.pipeline import VideoLDM
 
-from . import _drives
+from . import _drives, _samples
 from .prediction import STEPS, continued, held_out, kept
 
 N, SCALES = 100, (1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+def draw(table, beside):
+    """The table as a plot: both distances, and motion, against the scale; what stands beside it as dotted lines."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    for ax, key in zip(axes, ("video_distance", "frame_distance", "motion_ratio")):
+        ax.plot([float(s) for s in table], [row[key] for row in table.values()], "o-", label="continued drives")
+        for (name, row), colour in zip(beside.items(), ("tab:red", "tab:green")):
+            ax.axhline(row[key], ls=":", color=colour, label=name)
+        ax.set(xlabel="context guidance s", ylabel=key.replace("_", " "), ylim=(0, None))
+    axes[0].legend()
+    fig.savefig(_samples.ROOT / "data" / "films" / "guidance.png", dpi=80)
+    plt.close(fig)
 
 
 @torch.no_grad()
@@ -35,6 +52,8 @@ def run(folder=None, n=N, scales=SCALES):
     table = {f"{s:g}": row(model.decode(some)) for s, some in made.items()}
     others = _drives.floats(_drives.real(n, first=9000)[0])
     beside = {"frozen": row(x[:, 1:2].expand_as(x)), "other real drives": row(others)}
+    if folder == weights.shipped(_drives.WEIGHTS):
+        draw(table, beside)
     best = min(table, key=lambda s: table[s]["video_distance"])
     return {"best_scale": float(best), "motion_ratio_at_best": table[best]["motion_ratio"], "table": table,
             "beside": beside, "n": n}

@@ -35,7 +35,7 @@ def run(folder=None, n=_drives.N):
     beside = {name: ratios(measure(films), night, moved["real"], night) for name, films in
               metrics.opponents(x["real"], torch.Generator().manual_seed(0)).items()}
     said["real, other seeds"] = judge.judge(other)
-    report = lambda one, kind: metrics.frechet_report(getattr(one, kind).flatten(0, -2),                # noqa: E731
+    report = lambda one, kind: _drives.frechet_report(getattr(one, kind).flatten(0, -2),                # noqa: E731
                                                       getattr(said["real"], kind).flatten(0, -2),
                                                       torch.Generator().manual_seed(0))
     truth = torch.tensor([float(clip.scene.labels(clip.times)["speed"].mean()) for clip in clips])

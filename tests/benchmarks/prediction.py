@@ -5,19 +5,22 @@ own answer for the given frames, decoded, against the decoded given latents (not
 often the mean of 8 samples of the next frame is nearer to the true one than a copy of the last given frame is, over clips
 whose true change exceeds the median, without guidance (a mean wants no exaggeration); beats_copy_share_single: one of
 them. A blurred copy passes that as well, so both are held against a blurred copy too (beats_blurred_copy_share).
-speed_spearman_s1, _s2: the judge's speed of the frames made against its speed of the true ones. Beside it: the same of
-shuffled pairs, and the judge's speed of true films.
+speed_spearman_s1, _s2: the speed of the three frames made after the last given one, read off the true road (`road`),
+against the speed at which the renderer drove on; speed_error, m/s. Beside them: of the true frames, of other clips, of a
+copy. And the judge's speed of all frames made against its speed of the true ones (judged_speed_spearman), which is no
+measure here: it reads a part of a speed off the scene, which every continuation shares.
 
 On `actions`, arm_goes_on: held-out windows in which what moves rises (or sinks) clearly from frame 0 to 1 and in truth
 goes on so to frame 2; how often frame 2 as made does, with S = 2, and beside it with S = 1 and for a copy.
 
-The judge reads a part of a speed off the scene, which both continuations share. So a second measure, within scenes: the
-same last frame, and before it the one from half a key-frame step ago, or from two: slow and fast. The renderer drives on
-at both speeds. told_apart: how often the two continuations, three frames each, are nearer to their own truths than
-crossed; 1/2 by chance, and exactly so with S = 1, which is not told the frame before. Scenes that move (over 3 m/s).
+told_apart, within scenes: the same last frame, and before it the one from half a key-frame step ago, or from two: slow
+and fast. The renderer drives on at both speeds. How often the two continuations, three frames each, are nearer to their
+own truths than crossed; 1/2 by chance, and exactly so with S = 1, which is not told the frame before. Scenes that move
+(over 3 m/s).
 """
 from functools import partial
 
+import numpy as np
 import torch
 
 from vldm_mini import metrics, recipes, weights
@@ -56,6 +59,27 @@ def encoded(model, clips):
     """-> films (n t 3 h w), labels (n, 2), latents (n t c h w)."""
     x = torch.stack([_drives.floats(clip.frames) for clip in clips])
     return x, _drives.labels_of(clips), torch.stack([model.autoencoder.encode(film) for film in x])
+
+
+def road(clip, given, made=3, fastest=12, step=0.5):
+    """The true road after the last frame given, from where the next `made` ones would be at speeds 0, `step`, ...,
+    `fastest` m/s -> (speeds (v,), frames uint8 (made * (v - 1) + 1, ...)): at speed j frame k sees number j * (k + 1).
+    """
+    speeds, after, last = np.arange(0, fastest + step / 2, step), np.arange(0, 60, 1 / 30), clip.times[given - 1]
+    far = clip.scene.way(last + after) - clip.scene.way([last])
+    times = np.interp(np.arange(made * (len(speeds) - 1) + 1) * step / driving.KEY_FPS, far + 1e-6 * after, after)
+    return torch.from_numpy(speeds).float(), torch.from_numpy(clip.scene.render(last + times))
+
+
+def road_speed(frames, roads):
+    """How fast the frames made (n k 3 h w) drive, m/s (n,): which speed's views of the true road, as `road` gives them,
+    they are nearest to, all together and at half size."""
+    half, found = torch.nn.AvgPool2d(2), []
+    for film, (speeds, views) in zip(frames, roads):
+        off = torch.cdist(half(video.to_float(views)).flatten(1), half(film).flatten(1)).square()
+        j = torch.arange(len(speeds))
+        found.append(speeds[sum(off[j * (k + 1), k] for k in range(len(film))).argmin()])
+    return torch.stack(found)
 
 
 @torch.no_grad()
@@ -126,14 +150,19 @@ def run(folder=None, n=N):
     ref = model.decode(z)
     true = judge.judge(x[:, 2:]).speed
     told = torch.tensor([float(clip.scene.speed(clip.times[2:]).mean()) for clip in clips])
+    way = torch.tensor(np.stack([clip.scene.way(clip.times) for clip in clips]))
     moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
     out = {}
     for given in (1, 2):
         make = partial(continued, model, z, labels, given, 0, STEPS)
         y = model.decode(kept(folder, f"{n} {given} long {STEPS}", make))
         speed = judge.judge(y[:, 2:]).speed
-        out[given] = dict(speed=round(metrics.spearman(speed, true), 4),
-                          speed_of_the_truth=round(metrics.spearman(speed, told), 4),
+        roads, at = [road(clip, given) for clip in clips], slice(given, given + 3)
+        drove, drives = (way[:, given + 2] - way[:, given - 1]) * driving.KEY_FPS / 3, road_speed(y[:, at], roads)
+        out[given] = dict(speed=round(metrics.spearman(drives, drove), 4),
+                          speed_error=round(float((drives - drove).abs().mean()), 2),
+                          judged_speed=round(metrics.spearman(speed, true), 4),
+                          judged_speed_of_the_truth=round(metrics.spearman(speed, told), 4),
                           context_psnr_db=round(float(metrics.psnr(y[:, :given], ref[:, :given]).mean()), 2))
     nexts = [kept(folder, f"{n} next {k}", partial(continued, model, z[moving], labels[moving], 2, k, STEPS, 1.0))
              for k in range(SAMPLES)]
@@ -149,7 +178,11 @@ def run(folder=None, n=N):
             "beats_blurred_copy_share": share(films.mean(0), off(blurred)),
             "beats_blurred_copy_share_single": share(films[0], off(blurred)),
             "speed_spearman_s1": out[1]["speed"], "speed_spearman_s2": out[2]["speed"], "n": n,
+            "judged_speed_spearman": {f"S = {given}": row["judged_speed"] for given, row in out.items()},
             "arm_goes_on": arms(), "told_apart": told_apart(model, folder, max(2, n // 3)),
             "beside": {"beats_copy_share, blurred copy": share(blurred),
-                       "speed of other clips": round(metrics.spearman(true[mixed], true), 4),
+                       "speed of the true frames": round(metrics.spearman(road_speed(x[:, at], roads), drove), 4),
+                       "speed of other clips": round(metrics.spearman(drives[mixed], drove), 4),
+                       "speed_error of a copy": round(float(drove.mean()), 2),
+                       "judged speed of other clips": round(metrics.spearman(true[mixed], true), 4),
                        "judge of true frames against the truth": round(metrics.spearman(true, told), 4)}, "by_s": out}
