@@ -61,7 +61,7 @@ def encoded(model, clips):
     return x, _drives.labels_of(clips), torch.stack([model.autoencoder.encode(film) for film in x])
 
 
-def road(clip, given, made=3, fastest=12, step=0.5):
+def road(clip, given, made=3, fastest=12, step=1.0):
     """The true road after the last frame given, from where the next `made` ones would be at speeds 0, `step`, ...,
     `fastest` m/s -> (speeds (v,), frames uint8 (made * (v - 1) + 1, ...)): at speed j frame k sees number j * (k + 1).
     """

@@ -4,7 +4,8 @@ Eight steps a window; as shipped (labels and context guided alike), guided by th
 guidance, and with noise augmentation. Decoded and written to a film part by part. memory_growth_mb: resident memory of
 the process at the end minus at 30 s of film; a process's first rollout grows more than its later ones. In the last 60 s:
 motion_ratio_last, the change from frame to frame over that of rendered windows of the same light and number of cars, in
-the mean;
+the mean; pace_last, a measure that bare scenery does not lower: that change over the change between frames 9, 13 and 17 s
+apart, in which all of a scene has gone by (frozen 0, shuffled 1); and
 label_drop_points: how many points fewer frames are of the light asked for, or have within one of the number of cars,
 than in the first 60 s (the larger). Drifts: mean brightness, gradient energy, mean distance of the colour channels, last
 60 s over first 60 s, minus 1 (the largest of the four in size). loops: windows of 8 frames that are nearer to an earlier
@@ -74,6 +75,13 @@ def measure(films, asked, judge, finder):
                 sharpness=sum(edges), colour=(films - films.mean(2, keepdim=True)).abs().flatten(1).mean(1))
 
 
+def pace(films, apart=(16, 24, 32)):
+    """How much of all that can change in a film does from one frame to the next. (n t 3 h w) -> (n,), 1 for a shuffle."""
+    coarse = metrics.low_pass(films, metrics.COARSE)
+    change = lambda k: (coarse[:, k:] - coarse[:, :-k]).abs().flatten(1).mean(1)                        # noqa: E731
+    return change(1) / sum(change(k) for k in apart).clamp(min=1e-6) * len(apart)
+
+
 def nearest_earlier(film, size=8, stride=4):
     """Of each window of a film (t 3 h w) the distance to the nearest that ended before it began."""
     windows = torch.nn.functional.avg_pool2d(film, 8).flatten(1).unfold(0, size, stride).flatten(1)
@@ -103,7 +111,11 @@ def run(folder=None, arms=tuple(ARMS), frames=FRAMES, windows=600):
         moved = last["motion"] / usual(asked)
         drift = {f"{key}_drift": (last[key] / first[key] - 1) for key in ("brightness", "sharpness", "colour")}
         drop = {key: 100 * float((first[key] - last[key]).mean()) for key in ("light", "crowded")}
+        tail = x[:, -MINUTE:]
         return dict(motion_ratio_last=[round(float(v), 3) for v in moved],
+                    pace_last=[round(float(v), 3) for v in pace(tail)],
+                    pace_last_shuffled=[round(float(v), 3) for v in pace(tail[:, torch.randperm(
+                        tail.shape[1], generator=torch.Generator().manual_seed(0))])],
                     label_drop_points=round(max(drop.values()), 1), drop={k: round(v, 1) for k, v in drop.items()},
                     crowded=[round(float(part["crowded"].mean()), 3) for part in (first, last)],
                     cars=[[round(float(v), 2) for v in part["cars"]] for part in (first, last)],
