@@ -410,8 +410,7 @@ def unsteadiness(error):
 # MINI: p_S, how often S = 0, 1, 2 frames are given, and how much noise is put on them: neither is in the paper. Three
 # clips in four have clean context, the others noise of a tau up to 250 (as its text-to-video interpolation does)
 CONTEXT_ODDS, CONTEXT_TAU = (0.2, 0.25, 0.55), 250
-# MINI: on a long drive the model is told frames that it made itself, and it has seen none: its films blur and slow down,
-# a little more with each window. So half of the clips are told frames as it makes them out of noise of a tau up to this
+# MINI: on a long drive the model is told frames that it made itself, and true ones are all that it has seen. So half of the clips are told frames as it makes them out of noise of a tau up to this
 OWN_CONTEXT, OWN_TAU = 0.5, 500
 INTERPOLATION_FPS = 4 * driving.KEY_FPS, 16 * driving.KEY_FPS         # what T to 4T and 4T to 16T make
 # MINI: a blend of the ends is off by 0.18 in the first regime, by 0.04 in the second (latents of variance 1): what is
