@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vldm_mini import __main__ as commands
+from vldm_mini import cli as commands
 from vldm_mini import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,11 +105,11 @@ def test_long_films_need_stages_that_weights_may_lack_and_leave_nothing_behind(c
 def test_a_film_of_ones_own_is_made_large_and_keeps_its_rate(capsys, tmp_path):
     import torch
 
-    from vldm_mini import show
     from vldm_mini.datasets import video
+    from vldm_mini.teaching import pictures
     if not (ROOT / "data" / "checkpoints" / "driving" / "upsampler").is_dir():
         pytest.skip("needs the shipped weights")
-    own = str(show.movie(torch.rand(3, 3, 18, 24), fps=12, scale=1, loop=1).save(tmp_path / "own.mp4"))
+    own = str(pictures.movie(torch.rand(3, 3, 18, 24), fps=12, scale=1, loop=1).save(tmp_path / "own.mp4"))
     how, out = ("--weights", "driving", "--film", own), tmp_path / "out"
     code, _, err = run(capsys, "sample", *how, "--large", "pixel", "--out", str(out))
     frames, fps = video.read_video(out / "film.mp4")

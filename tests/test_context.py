@@ -3,9 +3,16 @@ import pytest
 import torch
 
 from tests.tiny import UNET, normal, shaken, tiny_unet
-from vldm_mini.context import anchored, context, context_mask, interpolation_windows, prediction_windows, straight
-from vldm_mini.diffusion import Schedule, add_noise, guided, guided_along, target, to_x0
-from vldm_mini.temporal import TemporalLayers, VideoModel, grow, insert
+from vldm_mini.context import (
+    anchored,
+    context,
+    context_mask,
+    interpolation_windows,
+    linear_interpolation,
+    prediction_windows,
+)
+from vldm_mini.diffusion import Schedule, add_noise, chained_guidance, guided, target, to_x0
+from vldm_mini.temporal import TemporalLayers, VideoModel, extend, insert
 
 TAU = torch.tensor([300, 700])
 
@@ -14,7 +21,7 @@ def told_model(seed=0, **options):
     """A video model with room for c_S, all its weights random but for the convolutions of c_S, which are untrained."""
     theta = tiny_unet(seed)
     plain = shaken(insert(theta, ff_mult=1, ff_in=False), 0.3)
-    return VideoModel(theta, grow(plain, theta, **({"context_channels": 5} | options)))
+    return VideoModel(theta, extend(plain, theta, **({"context_channels": 5} | options)))
 
 
 def trained(model, size=0.3):
@@ -123,7 +130,7 @@ def test_grown_layers_answer_as_before_and_come_back_from_a_folder(tmp_path):
     layers = shaken(insert(theta, ff_mult=1, ff_in=False), 0.3)
     with torch.no_grad():
         before = VideoModel(theta, layers)(z, TAU)
-        grown = grow(layers, theta, context_channels=5)
+        grown = extend(layers, theta, context_channels=5)
         assert torch.equal(VideoModel(theta, grown)(z, TAU), before), "and the old layers are off the backbone"
         model = trained(VideoModel(theta, grown))
         model.layers.save_pretrained(tmp_path, dtype=torch.float32)
@@ -141,10 +148,10 @@ def test_both_guidances_together_are_the_formula_of_three_forwards():
     null, plain, full = (lambda z, tau, k=k: k * z for k in (1.0, 3.0, 7.0))
     z, tau = normal(2, 3), torch.tensor([5, 5])
     # f(0,0) + w (f(0,cond) - f(0,0)) + s (f(c_S,cond) - f(0,cond))
-    assert torch.allclose(guided_along([null, plain, full], [2.0, 1.5])(z, tau), (1 + 2 * 2 + 1.5 * 4) * z)
-    assert torch.allclose(guided_along([null, plain, full], [1, 1.5])(z, tau), guided(full, plain, 1.5)(z, tau))
-    assert torch.allclose(guided_along([null, plain, full], [2, 2])(z, tau), guided(full, null, 2)(z, tau))
-    assert guided_along([null, plain, full], [1, 1]) is full
+    assert torch.allclose(chained_guidance([null, plain, full], [2.0, 1.5])(z, tau), (1 + 2 * 2 + 1.5 * 4) * z)
+    assert torch.allclose(chained_guidance([null, plain, full], [1, 1.5])(z, tau), guided(full, plain, 1.5)(z, tau))
+    assert torch.allclose(chained_guidance([null, plain, full], [2, 2])(z, tau), guided(full, null, 2)(z, tau))
+    assert chained_guidance([null, plain, full], [1, 1]) is full
 
 
 def test_a_denoiser_that_cancels_is_never_asked():
@@ -152,20 +159,20 @@ def test_a_denoiser_that_cancels_is_never_asked():
         raise AssertionError("asked")
     z, tau = normal(2, 3), torch.tensor([5, 5])
     same = lambda z, tau: z                                                                             # noqa: E731
-    guided_along([never, same, same], [1, 2])(z, tau)
-    guided_along([same, never, same], [2, 2])(z, tau)
+    chained_guidance([never, same, same], [1, 2])(z, tau)
+    chained_guidance([same, never, same], [2, 2])(z, tau)
     with pytest.raises(ValueError, match="3 denoisers have 2 steps, got 1"):
-        guided_along([same, same, same], [2])
+        chained_guidance([same, same, same], [2])
 
 
 # -- interpolation is anchored at its ends ----------------------------------------------------------------------------
 
 def test_a_blend_is_the_straight_line_between_both_ends():
     x = normal(2, 5, 3, 2, 2)
-    line = straight(x)
+    line = linear_interpolation(x)
     assert torch.equal(line[:, 0], x[:, 0]) and torch.allclose(line[:, 4], x[:, 4])
     assert torch.allclose(line[:, 1], 0.75 * x[:, 0] + 0.25 * x[:, 4], atol=1e-6)
-    assert straight(line).allclose(line, atol=1e-6)
+    assert linear_interpolation(line).allclose(line, atol=1e-6)
 
 
 def test_an_anchored_denoiser_is_right_at_the_ends_and_only_departs_between():

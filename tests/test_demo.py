@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vldm_mini import demo
+from vldm_mini.teaching import demo
 
 WORDS = (("action", ("wave", "jump", "bend")), ("person", tuple(range(9))))
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from vldm_mini.temporal import VideoModel, insert, places, temporal_parameters
+from vldm_mini.temporal import VideoModel, insert, insertion_points, temporal_parameters
 
 pytest.importorskip("diffusers")
 B, T, TEXT = 2, 3, 16
@@ -74,7 +74,7 @@ def test_fresh_layers_change_nothing_to_the_bit_and_rename_nothing(inputs):
 
 
 def test_every_residual_block_and_every_transformer_block_is_followed():
-    found = [(place.kind, place.channels) for _, place in places(tiny_unet(), text_channels=TEXT)]
+    found = [(place.kind, place.channels) for _, place in insertion_points(tiny_unet(), text_channels=TEXT)]
     assert [kind for kind, _ in found].count("conv") == 2 + 2 + 4           # down, middle, up
     assert [kind for kind, _ in found].count("attention") == 1 + 1 + 2
 
@@ -169,7 +169,7 @@ def test_at_stable_diffusions_size_the_temporal_layers_have_the_papers_parameter
         unet = UNet2DConditionModel(cross_attention_dim=text, attention_head_dim=heads, use_linear_projection=linear)
         layers = insert(unet, text_channels=text)
     assert sum(p.numel() for p in temporal_parameters(layers)) == count
-    kinds = [place.kind for _, place in places(unet, text_channels=text)]
+    kinds = [place.kind for _, place in insertion_points(unet, text_channels=text)]
     assert (kinds.count("conv"), kinds.count("attention")) == (22, 16)
-    widths = {place.channels: place.heads for _, place in places(unet) if place.kind == "attention"}
+    widths = {place.channels: place.heads for _, place in insertion_points(unet) if place.kind == "attention"}
     assert widths == ({320: 5, 640: 10, 1280: 20} if text == 1024 else {320: 8, 640: 8, 1280: 8})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vldm_mini import exercises as ex
+from vldm_mini.teaching import exercises as ex
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 

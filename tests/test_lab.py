@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from vldm_mini import lab
-from vldm_mini.temporal import Place, TemporalAttention, TemporalConv
+from vldm_mini.temporal import InsertionPoint, TemporalAttention, TemporalConv
 
 from . import broken_layers as broken
 
-PLACE = lambda text: Place("lab", "attention", 64, 24, text, heads=2)                                 # noqa: E731
+PLACE = lambda text: InsertionPoint("lab", "attention", 64, 24, text, heads=2)                                 # noqa: E731
 # layer -> the check that must fail, and a word of the reason it must give
 MISTAKES = {
     broken.TextAsKeysAndValues: ("frames see one another", "text only"),

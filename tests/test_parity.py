@@ -6,7 +6,7 @@ from einops import rearrange
 from vldm_mini import diffusion
 from vldm_mini.blocks import sinusoidal_embedding
 from vldm_mini.diffusion import Schedule
-from vldm_mini.temporal import Clip, Place, TemporalAttention, TemporalConv, TemporalMix
+from vldm_mini.temporal import Clip, InsertionPoint, TemporalAttention, TemporalConv, TemporalMix
 
 pytest.importorskip("diffusers")
 
@@ -177,7 +177,7 @@ class Give(torch.nn.Module):
 def test_the_mix_is_diffusers_alpha_blender(mix, randn):
     from diffusers.models.resnet import AlphaBlender
     z, z_t = randn(2, 4, 3, 5, 5), randn(2, 4, 3, 5, 5)
-    ours = TemporalMix(Give(z_t), Place("", "conv", 4))
+    ours = TemporalMix(Give(z_t), InsertionPoint("", "conv", 4))
     ours.mix.data.fill_(mix)
     for strategy in ("learned", "learned_with_images"):
         want = AlphaBlender(mix, strategy)(z, z_t, torch.zeros(2, 3))
@@ -194,7 +194,7 @@ def test_the_temporal_conv_block_is_diffusers(eps, randn):
 
     from vldm_mini.stable_diffusion import copy_conv
     theirs = shake(TemporalResnetBlock(64, 64, 48, eps=eps), randn)
-    ours = TemporalConv(Place("", "conv", 64, emb_channels=48))
+    ours = TemporalConv(InsertionPoint("", "conv", 64, emb_channels=48))
     copy_conv(ours, theirs)
     z, emb = 0.01 * randn(2, 64, 5, 4, 6), randn(2, 5, 48)              # small z: eps of the norms is felt
     with torch.no_grad():
@@ -210,13 +210,13 @@ def test_the_temporal_attention_block_is_diffusers(text_channels, randn):
     b, t, h, w, c = 2, 5, 3, 4, 64
     model = shake(TransformerSpatioTemporalModel(4, 16, c, cross_attention_dim=text_channels), randn)
     theirs, position = model.temporal_transformer_blocks[0], model.time_pos_embed
-    ours = TemporalAttention(Place("", "attention", c, text_channels=text_channels, heads=4))
+    ours = TemporalAttention(InsertionPoint("", "attention", c, text_channels=text_channels, heads=4))
     copy_attention(ours, theirs, position)
     z, text = randn(b, c, t, h, w), randn(b, 7, text_channels) if text_channels else None
     with torch.no_grad():
         frames = position(model.time_proj(torch.arange(t)))                                     # t c
         x = rearrange(z, "b c t h w -> (b t) (h w) c") + frames.repeat(b, 1)[:, None]
-        places = None if text is None else text.repeat_interleave(h * w, 0)                     # (b h w) l d
-        want = rearrange(theirs(x, t, places), "(b t) (h w) c -> b c t h w", t=t, h=h)
+        insertion_points = None if text is None else text.repeat_interleave(h * w, 0)                     # (b h w) l d
+        want = rearrange(theirs(x, t, insertion_points), "(b t) (h w) c -> b c t h w", t=t, h=h)
         ours = ours(z, Clip(t, text=text))
     assert (ours - want).abs().max() <= 5e-6

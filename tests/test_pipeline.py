@@ -9,10 +9,11 @@ import torch
 
 from tests.tiny import AUTOENCODER, UNET, normal, shaken, tiny_unet
 from vldm_mini.autoencoder import Autoencoder, VideoDecoder
+from vldm_mini.boxes import box_map
 from vldm_mini.context import context_mask
 from vldm_mini.diffusion import ddim, ddim_times, guided
-from vldm_mini.pipeline import PipelineConfig, VideoLDM, box_map
-from vldm_mini.temporal import band, grow, insert
+from vldm_mini.pipeline import PipelineConfig, VideoLDM
+from vldm_mini.temporal import band, extend, insert
 from vldm_mini.training import rng
 from vldm_mini.upsampler import SidewaysConv, Upsampler, UpsamplerConfig, VideoUpsampler
 from vldm_mini.weights import write_text
@@ -241,7 +242,7 @@ def long_model(folder, tmp_path_factory):
     shutil.copytree(folder, whole)
     for stage, options in (("prediction", {}), ("interpolation", {"regimes": 2})):
         theta = tiny_unet()
-        shaken(grow(insert(theta, ff_mult=1, ff_in=False), theta, context_channels=5, **options), 0.2) \
+        shaken(extend(insert(theta, ff_mult=1, ff_in=False), theta, context_channels=5, **options), 0.2) \
             .save_pretrained(whole / stage)
     shaken(insert(Autoencoder(AUTOENCODER).decoder, attention=None), 0.1).save_pretrained(whole / "decoder")
     return VideoLDM.from_pretrained(str(whole))
@@ -304,7 +305,7 @@ def test_interpolation_keeps_the_key_frames_and_hears_its_regime(long_model, ben
 
 def test_a_window_of_interpolation_answers_what_is_known_at_its_ends(long_model, bend):
     known, noise = normal(1, 5, 4, 4, 4), normal(1, 5, 4, 4, 4, seed=1)
-    z = long_model.told_latents("interpolation", bend, known, context_mask(5, 1, 1)[None], noise, [rng(0, 0, 0)],
+    z = long_model.sample_with_context("interpolation", bend, known, context_mask(5, 1, 1)[None], noise, [rng(0, 0, 0)],
                                 regime=torch.tensor([0]), steps=3, eta=0.0)
     assert torch.allclose(z[:, [0, 4]], known[:, [0, 4]], atol=1e-4) and not torch.allclose(z[:, 2], known[:, 2], atol=0.1)
 

@@ -12,13 +12,13 @@ from vldm_mini.autoencoder import Decoder
 from vldm_mini.diffusion import Schedule, denoising_loss
 from vldm_mini.temporal import (
     Clip,
-    Place,
+    InsertionPoint,
     TemporalConv,
     TemporalLayers,
     TemporalMix,
     VideoModel,
     insert,
-    places,
+    insertion_points,
     temporal_parameters,
 )
 
@@ -115,20 +115,20 @@ def test_the_mix_is_exact_where_the_plain_blend_of_the_paper_is_not():
     class Same(nn.Module):
         def forward(self, z, clip):
             return z
-    z, place = normal(1, 8, 4, 32, 32), Place("", "conv", 8)
+    z, place = normal(1, 8, 4, 32, 32), InsertionPoint("", "conv", 8)
     mix = TemporalMix(Same(), place, alpha=0.62)
     assert torch.equal(mix(z, Clip(4)), z)
     naive = mix.alpha * z + (1 - mix.alpha) * z
     assert 0.02 < (naive != z).float().mean() < 0.5
     # and where both are not exact, they are the same formula
-    mix.layer = TemporalConv(Place("", "conv", 8, groups=4))
+    mix.layer = TemporalConv(InsertionPoint("", "conv", 8, groups=4))
     shaken(mix.layer, 0.5)
     assert torch.allclose(mix(z, Clip(4)), mix.alpha * z + (1 - mix.alpha) * mix.layer(z, Clip(4)), atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_wrapper_by_itself_skips_its_layer_in_image_mode():
-    mix, z = TemporalMix(nn.Identity(), Place("", "conv", 8)), normal(1, 8, 4, 2, 2)
+    mix, z = TemporalMix(nn.Identity(), InsertionPoint("", "conv", 8)), normal(1, 8, 4, 2, 2)
     mix.layer.forward = lambda z, clip: z * float("nan")
     assert torch.equal(mix(z, Clip(4, image=True)), z) and mix(z, Clip(4)).isnan().all()
 
@@ -169,7 +169,7 @@ def test_temporal_parameters_are_all_of_phi_and_none_of_theta(case):
 
 
 def test_one_temporal_layer_follows_each_residual_block_and_each_spatial_attention(unet):
-    found = places(unet.backbone)
+    found = insertion_points(unet.backbone)
     layers = insert(unet.backbone)
     assert [place.kind for _, place in found].count("conv") == 2 + 2 + 4 and len(found) == 8 + 4
     assert list(layers.alphas()) == [place.name.replace(".", "-") for _, place in found]

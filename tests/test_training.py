@@ -13,9 +13,9 @@ from torch import nn
 
 from tests.tiny import copies, normal, same, tiny_unet
 from vldm_mini import training, weights
-from vldm_mini.recipes import SIZES, Latents, diffusion_loss
 from vldm_mini.temporal import VideoModel, insert
-from vldm_mini.training import EMA, LEVELS, Player, Record, Settings, learning_rate, levels, rng, train
+from vldm_mini.training import EMA, LEVELS, Objective, Record, Settings, learning_rate, levels, rng, train
+from vldm_mini.training.recipes import SIZES, Latents, diffusion_loss
 from vldm_mini.unet import UNet
 
 SETTINGS = Settings(steps=20, batch=4, lr=1e-2, warmup=3, ema=0.9, precision="fp32", save_every_s=0)
@@ -27,8 +27,8 @@ def sums():
     return nn.Linear(3, 1)
 
 
-def fit(folder, settings=SETTINGS, spoil=None, model=None, **more):
-    """Train a linear layer to sum three numbers. spoil(step, loss) may change the loss. -> (layer, record)."""
+def fit(folder, settings=SETTINGS, corrupt=None, model=None, **more):
+    """Train a linear layer to sum three numbers. corrupt(step, loss) may change the loss. -> (layer, record)."""
     model = model or sums()
 
     def loss(step, samples):
@@ -36,9 +36,9 @@ def fit(folder, settings=SETTINGS, spoil=None, model=None, **more):
         x = torch.stack([torch.randn(3, generator=g) for g in draw])
         tau = torch.cat([torch.randint(1000, (1,), generator=g) for g in draw])
         each = (model(x)[:, 0] - x.sum(1)).square()
-        mean = spoil(step, each.mean()) if spoil else each.mean()
+        mean = corrupt(step, each.mean()) if corrupt else each.mean()
         return mean, dict(tau=tau, loss=each.detach(), shown=float(step))
-    return model, train(folder, settings, [Player("linear", model, loss)], progress=False, **more)
+    return model, train(folder, settings, [Objective("linear", model, loss)], progress=False, **more)
 
 
 def state(folder):
@@ -111,12 +111,12 @@ def test_a_muon_step_has_singular_values_near_one_whatever_the_gradients_are():
 
 def test_muon_gets_the_matrices_of_hidden_layers_and_adamw_the_rest():
     model = nn.Sequential(nn.Conv2d(2, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 4, 3), nn.Embedding(5, 32))
-    one, two = training.optimizers(Player("it", model, None, muon=True))
+    one, two = training.optimizers(Objective("it", model, None, muon=True))
     names = {id(p): name for name, p in model.named_parameters()}
     held = [[names[id(p)] for p in optimizer.param_groups[0]["params"]] for optimizer in (one, two)]
     assert held[1] == ["0.weight", "1.weight"] and isinstance(two, training.Muon)
     assert sorted(sum(held, [])) == sorted(names.values())
-    assert len(training.optimizers(Player("it", model, None))) == 1
+    assert len(training.optimizers(Objective("it", model, None))) == 1
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_along_a_cosine_to_zero():
@@ -138,7 +138,7 @@ def test_training_learns_and_ends_in_the_ema_weights(tmp_path):
 
 
 def test_the_gradient_is_clipped(tmp_path):
-    model, _ = fit(tmp_path, replace(SETTINGS, steps=1), spoil=lambda step, loss: 1e4 * loss)
+    model, _ = fit(tmp_path, replace(SETTINGS, steps=1), corrupt=lambda step, loss: 1e4 * loss)
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     assert float(norm) == pytest.approx(SETTINGS.clip_norm, rel=1e-3)
 
@@ -153,8 +153,8 @@ def test_a_player_that_sits_out_does_not_move_and_its_loss_is_shown_once_it_play
     def late(step, samples):
         seen.append(second.weight.item())
         return (second.weight.square().sum(), {}) if step >= 10 else None
-    record = train(tmp_path, SETTINGS, [Player("first", model, lambda step, samples: (first.weight.square().sum(), {})),
-                                        Player("late", second, late)], progress=False)
+    record = train(tmp_path, SETTINGS, [Objective("first", model, lambda step, samples: (first.weight.square().sum(), {})),
+                                        Objective("late", second, late)], progress=False)
     assert len(set(seen[:11])) == 1 and len(set(seen[10:])) == 10
     assert [row["step"] for row in record.rows if "late" in row["losses"]] == list(range(11, 21))
     assert same(copies(frozen), {k[2:]: x for k, x in before.items() if k.startswith("1.")})
@@ -166,7 +166,7 @@ def test_a_smaller_player_scale_makes_smaller_steps(tmp_path):
         model = nn.Linear(1, 1, bias=False)
         before = model.weight.item()
         train(tmp_path / str(scale), replace(SETTINGS, steps=1), progress=False,
-              players=[Player("one", model, lambda step, samples: (model.weight.sum(), {}), lr_scale=scale)])
+              objectives=[Objective("one", model, lambda step, samples: (model.weight.sum(), {}), lr_scale=scale)])
         return before - model.weight.item()
     assert 0 < moved(0.5) < 0.6 * moved(1.0)
 
@@ -181,7 +181,7 @@ def test_bf16_is_used_where_it_is_asked_for_and_the_weights_stay_in_float32(tmp_
         return y.float().square().mean(), {}
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         seen.clear()
-        train(tmp_path / precision, replace(SETTINGS, steps=3, precision=precision), [Player("net", model, loss)],
+        train(tmp_path / precision, replace(SETTINGS, steps=3, precision=precision), [Objective("net", model, loss)],
               progress=False)
         assert set(seen) == {dtype}
     assert model.weight.dtype == torch.float32 and model.weight.isfinite().all()
@@ -245,18 +245,18 @@ def test_strips_are_drawn_from_the_ema_weights_and_leave_the_training_weights_al
 # -- stopping and going on --------------------------------------------------------------------------------------------
 
 def stop_at(step):
-    def spoil(now, loss):
+    def corrupt(now, loss):
         if now == step:
             raise KeyboardInterrupt
         return loss
-    return spoil
+    return corrupt
 
 
 @pytest.mark.parametrize("stop", [1, 9, 19])
 def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_weights_and_record(tmp_path, stop):
     whole, record = fit(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "parts", spoil=stop_at(stop))
+        fit(tmp_path / "parts", corrupt=stop_at(stop))
     assert state(tmp_path / "parts")["step"] == stop
     parts, again = fit(tmp_path / "parts")
     assert same(copies(parts), copies(whole))
@@ -265,7 +265,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_weights_and_record(t
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
     first, record = fit(tmp_path)
-    again, same_record = fit(tmp_path, spoil=stop_at(0))
+    again, same_record = fit(tmp_path, corrupt=stop_at(0))
     assert same(copies(first), copies(again)) and same_record.rows == record.rows
 
 
@@ -285,9 +285,9 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path):
 
 def test_a_checkpoint_of_another_size_or_a_damaged_one_is_refused(tmp_path):
     fit(tmp_path)
-    players = [Player("linear", nn.Linear(4, 1), None)]
+    objectives = [Objective("linear", nn.Linear(4, 1), None)]
     with pytest.raises(ValueError, match=r"another size: weight is \(1, 3\) there and \(1, 4\) here"):
-        train(tmp_path, SETTINGS, players, progress=False)
+        train(tmp_path, SETTINGS, objectives, progress=False)
     path = tmp_path / "state.pt"
     for damaged in (path.read_bytes()[:500], b"nothing", b""):
         path.write_bytes(damaged)
@@ -298,7 +298,7 @@ def test_a_checkpoint_of_another_size_or_a_damaged_one_is_refused(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint_whole(tmp_path):
     whole, _ = fit(tmp_path / "whole")
     with pytest.raises(FloatingPointError, match="the loss of linear is nan at step 7; .* smaller lr"):
-        fit(tmp_path / "broken", spoil=lambda step, loss: loss * float("nan") if step == 7 else loss)
+        fit(tmp_path / "broken", corrupt=lambda step, loss: loss * float("nan") if step == 7 else loss)
     kept = state(tmp_path / "broken")
     assert kept["step"] == 7 and all(x.isfinite().all() for x in kept["modules"][0].values())
     assert same(copies(fit(tmp_path / "broken")[0]), copies(whole))
@@ -307,7 +307,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint_w
 # -- SIGKILL ----------------------------------------------------------------------------------------------------------
 
 def real_training(folder, steps):
-    """Temporal layers on films of noise with the recipe's own loss, a second player beside; runs in its own process."""
+    """Temporal layers on films of noise with the recipe's own loss, a second objective beside; runs in its own process."""
     torch.set_num_threads(1)
     found = Latents([normal(8, 4, 4, 4, seed=i).half() for i in range(3)], torch.tensor([[0, 1], [1, 2], [2, 3]]),
                     (("action", ("a", "b", "c", "d")), ("person", tuple("012345678"))), 8.0)
@@ -318,9 +318,9 @@ def real_training(folder, steps):
 
     def beside(step, samples):
         return second(torch.randn(2, 4, generator=rng(0, step, 9))).square().mean(), {}
-    players = [Player("temporal", layers, diffusion_loss(VideoModel(theta, layers), found, 3, 2, settings)),
-               Player("second", second, beside)]
-    train(folder, settings, players, watch=lambda: dict(alpha=layers.alphas()), progress=False)
+    objectives = [Objective("temporal", layers, diffusion_loss(VideoModel(theta, layers), found, 3, 2, settings)),
+               Objective("second", second, beside)]
+    train(folder, settings, objectives, watch=lambda: dict(alpha=layers.alphas()), progress=False)
     weights.save_tensors(folder / "end.safetensors", layers.state_dict())
 
 

@@ -13,8 +13,8 @@ from vldm_mini.blocks import (
     Upsample,
     sinusoidal_embedding,
 )
-from vldm_mini.recipes import SIZES
-from vldm_mini.unet import UNet, UNetConfig, widen
+from vldm_mini.training.recipes import SIZES
+from vldm_mini.unet import UNet, UNetConfig, add_input_channels
 from vldm_mini.weights import parameter_table
 
 TAU = torch.tensor([10, 900])
@@ -180,7 +180,7 @@ def test_feed_forward_treats_each_token_alone():
 @torch.no_grad()
 def test_a_widened_network_answers_as_before_and_can_learn_to_listen():
     plain = tiny_unet()
-    wide, z, tau, picture = widen(plain, 3), normal(2, 4, 8, 8), torch.tensor([100, 700]), normal(2, 3, 8, 8, seed=1)
+    wide, z, tau, picture = add_input_channels(plain, 3), normal(2, 4, 8, 8), torch.tensor([100, 700]), normal(2, 3, 8, 8, seed=1)
     assert torch.equal(wide(z, tau), wide(z, tau, concat=picture))
     assert torch.allclose(wide(z, tau, concat=picture), plain(z, tau), atol=1e-5)
     with torch.enable_grad():

@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 from tests.tiny import copies, made_folder, normal, same, shaken
-from vldm_mini import metrics, recipes_upsampler, weights
+from vldm_mini import weights
 from vldm_mini.autoencoder import Autoencoder, AutoencoderConfig
-from vldm_mini.blocks import PlaceNorm, ResBlock, group_norm
+from vldm_mini.blocks import ChannelLayerNorm, ResBlock, group_norm
 from vldm_mini.context import tiles
 from vldm_mini.datasets import video
 from vldm_mini.diffusion import Schedule, ddim, ddim_times
-from vldm_mini.recipes_upsampler import SIZES, draw_level, draw_patch, large_films, upsampling_loss
+from vldm_mini.evaluation import measures
 from vldm_mini.temporal import Clip, VideoModel, insert
-from vldm_mini.training import Record, Settings, rng
+from vldm_mini.training import Record, Settings, rng, upsampler_recipes
+from vldm_mini.training.upsampler_recipes import SIZES, draw_level, draw_patch, large_clips, upsampling_loss
 from vldm_mini.unet import UNet, UNetConfig
 from vldm_mini.upsampler import (
     KINDS,
@@ -192,7 +193,7 @@ def test_detail_is_what_bicubic_lacks_and_goes_back():
     x, given = film(h=32, w=48), film(h=8, w=12, seed=1)
     assert torch.allclose(with_detail(detail(x, given), given), x, atol=1e-5)
     assert torch.equal(detail(enlarged(given), given), torch.zeros_like(x))
-    large = torch.stack([video.to_float(one) for one in large_films("driving", SIZES["s"], n=3)])
+    large = torch.stack([video.to_float(one) for one in large_clips("driving", SIZES["s"], n=3)])
     assert 0.5 < float(detail(large, shrunk(large)).std()) < 1.5                        # of about unit variance
 
 
@@ -216,7 +217,7 @@ def test_tiles_keep_each_place_once_and_see_their_margin(size, tile, overlap):
 @torch.no_grad()
 @pytest.mark.parametrize("local, exact", [(True, True), (False, False)])
 def test_far_from_its_edge_a_patch_is_the_crop_of_the_whole_unless_norms_see_the_whole(local, exact):
-    block = shaken(ResBlock(32, 32, norm=PlaceNorm if local else group_norm))
+    block = shaken(ResBlock(32, 32, norm=ChannelLayerNorm if local else group_norm))
     x = normal(1, 32, 24, 24)
     x[..., 12:] += 3
     whole, patch = block(x)[..., 2:10, 2:10], block(x[..., :12, :12])[..., 2:10, 2:10]
@@ -229,7 +230,7 @@ def test_a_network_with_local_norms_has_no_other_norm_and_one_without_is_as_befo
     theta = Upsampler(TINY)
     insert(theta, attention=None)
     assert norms(theta) == norms(insert(theta, conv=SidewaysConv, attention=None)) == norms(Autoencoder(AutoencoderConfig(local=True))) \
-        == {"PlaceNorm"}
+        == {"ChannelLayerNorm"}
     assert norms(UNet(UNetConfig())) == {"GroupNorm"}
 
 
@@ -241,9 +242,9 @@ def test_tiles_and_chunks_are_the_whole_film_and_a_narrow_margin_is_not(kind):
     tiled, parts = up(low, steps=3, frames=12, tile=(16, 16)), up(low, steps=3, frames=4)
     bare = up(low, steps=3, frames=4, overlap=0)
     cut = up(low, steps=3, frames=12, tile=(16, 16), margin=0)
-    assert metrics.psnr(cut, whole).mean() < metrics.psnr(tiled, whole).mean() - 3
-    assert metrics.psnr(tiled, whole).mean() > 45 and metrics.psnr(parts, whole).mean() > 45
-    assert metrics.psnr(bare, whole).mean() < metrics.psnr(parts, whole).mean() - 3
+    assert measures.psnr(cut, whole).mean() < measures.psnr(tiled, whole).mean() - 3
+    assert measures.psnr(tiled, whole).mean() > 45 and measures.psnr(parts, whole).mean() > 45
+    assert measures.psnr(bare, whole).mean() < measures.psnr(parts, whole).mean() - 3
     assert whole.shape == (1, 12, 3, 128, 192) and whole.abs().max() <= 1
 
 
@@ -262,7 +263,7 @@ def test_noise_depends_on_seed_and_frame_alone():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    for train in recipes_upsampler.STAGES.values():
+    for train in upsampler_recipes.STAGES.values():
         train("driving", "xs", out)
     return out
 
@@ -282,7 +283,7 @@ def test_each_upsampler_leaves_all_that_it_needs_and_comes_back(run, kind):
 def test_parts_that_lie_there_without_a_runs_state_are_taken_as_they_are(run, tmp_path):
     shutil.copytree(run / "upsampler" / "image", tmp_path / "upsampler" / "image", ignore=shutil.ignore_patterns("state.pt"))
     before = (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes()
-    recipes_upsampler.train_upsampler("driving", "xs", tmp_path, seed=1)
+    upsampler_recipes.train_upsampler("driving", "xs", tmp_path, seed=1)
     assert (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes() == before
     assert not (tmp_path / "upsampler" / "image" / "state.pt").is_file()
 
@@ -294,11 +295,11 @@ def test_temporal_training_leaves_the_image_upsampler_alone_to_the_bit(run, tmp_
     def loss_of(model, *a, **how):
         seen.append((model, copies(model.backbone)) if isinstance(model, VideoModel) else None)
         return upsampling_loss(model, *a, **how)
-    monkeypatch.setattr(recipes_upsampler, "upsampling_loss", loss_of)
+    monkeypatch.setattr(upsampler_recipes, "upsampling_loss", loss_of)
     before = (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes()
     phi = weights.load_tensors(tmp_path / "upsampler" / "temporal" / "model.safetensors")
     shutil.rmtree(tmp_path / "upsampler" / "temporal")
-    recipes_upsampler.train_upsampler("driving", "xs", tmp_path)                       # done: image is not trained again
+    upsampler_recipes.train_upsampler("driving", "xs", tmp_path)                       # done: image is not trained again
     assert same(seen[-1][1], copies(seen[-1][0].backbone))
     assert (tmp_path / "upsampler" / "image" / "model.safetensors").read_bytes() == before
     assert same(phi, weights.load_tensors(tmp_path / "upsampler" / "temporal" / "model.safetensors"))
@@ -306,10 +307,10 @@ def test_temporal_training_leaves_the_image_upsampler_alone_to_the_bit(run, tmp_
 
 
 def test_the_loss_teaches_only_what_it_should_and_most_0_means_no_augmentation(monkeypatch):
-    films, settings = large_films("driving", SIZES["xs"], n=2), Settings(10, 2, 1e-3)
+    films, settings = large_clips("driving", SIZES["xs"], n=2), Settings(10, 2, 1e-3)
     theta = shaken(Upsampler(TINY)).requires_grad_(False)
     layers, before, levels = insert(theta, attention=None), copies(theta), []
-    monkeypatch.setattr(recipes_upsampler, "degraded", lambda *a: levels.append(a[2]) or degraded(*a))
+    monkeypatch.setattr(upsampler_recipes, "degraded", lambda *a: levels.append(a[2]) or degraded(*a))
     for most in (0, 300):
         total, logs = upsampling_loss(VideoModel(theta, layers), films, 3, 32, settings, most=most)(0, [0, 1])
         total.backward()
@@ -331,10 +332,10 @@ def test_a_patch_is_a_part_of_a_film_on_the_grid_and_a_function_of_its_generator
 def test_films_too_small_or_too_short_to_learn_from_are_named(tmp_path):
     folder = str(made_folder(tmp_path))
     with pytest.raises(ValueError, match="to learn from it takes"):
-        large_films(folder, replace(SIZES["xs"], frames=10_000))
+        large_clips(folder, replace(SIZES["xs"], frames=10_000))
     with pytest.raises(ValueError, match="no detail to learn from"):
-        recipes_upsampler.train_upsampler("actions", "xs", tmp_path)
+        upsampler_recipes.train_upsampler("actions", "xs", tmp_path)
     with pytest.raises(FileNotFoundError, match="holds none of"):
-        recipes_upsampler.train_upsampler("driving", "xs", tmp_path, start=tmp_path / "nowhere")
+        upsampler_recipes.train_upsampler("driving", "xs", tmp_path, start=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="unknown size"):
-        recipes_upsampler.train_upsampler("driving", "xxl", tmp_path)
+        upsampler_recipes.train_upsampler("driving", "xxl", tmp_path)

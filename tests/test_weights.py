@@ -167,7 +167,7 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(tmp_p
 
 @pytest.fixture
 def full_disk():
-    """No file of this process may grow beyond 4 kB: what a disk does that is nearly full."""
+    """No file of this process may extend beyond 4 kB: what a disk does that is nearly full."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     set_limit = lambda bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, hard))                  # noqa: E731

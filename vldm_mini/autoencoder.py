@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from .blocks import Downsample, PlaceNorm, ResBlock, Upsample, group_norm
+from .blocks import Downsample, ChannelLayerNorm, ResBlock, Upsample, group_norm
 from .context import tiles
 from .temporal import VideoModel
 from .weights import Pretrained
@@ -49,7 +49,7 @@ class Encoder(nn.Sequential):
     """(b 3 h w) in [-1, 1] -> moments (b 2*latent h/f w/f)."""
 
     def __init__(self, config):
-        c, norm = config.channels, PlaceNorm if config.local else group_norm
+        c, norm = config.channels, ChannelLayerNorm if config.local else group_norm
         layers = [nn.PixelUnshuffle(config.patch), nn.Conv2d(3 * config.patch ** 2, c[0], 3, padding=1)]
         for i in range(len(c)):
             layers += [ResBlock(c[i], c[i], norm=norm) for _ in range(config.blocks)]
@@ -63,7 +63,7 @@ class Decoder(nn.Sequential):
     """Latents as the encoder gave them (b latent h w) -> frames (b 3 fh fw)."""
 
     def __init__(self, config):
-        c, norm = config.channels, PlaceNorm if config.local else group_norm
+        c, norm = config.channels, ChannelLayerNorm if config.local else group_norm
         layers = [nn.Conv2d(config.latent_channels, c[-1], 3, padding=1), ResBlock(c[-1], c[-1], norm=norm)]
         for i in reversed(range(len(c))):
             layers += [ResBlock(c[i], c[i], norm=norm) for _ in range(config.blocks)]
@@ -132,7 +132,7 @@ class VideoDecoder(nn.Module):
         return self.net(z / config.scale + config.shift)
 
     def chunks(self, z, frames=8, overlap=4):
-        """The film in parts of `frames` frames, one after another; memory does not grow with its length.
+        """The film in parts of `frames` frames, one after another; memory does not extend with its length.
 
         Each part is decoded with `overlap` frames more on both sides, where there are any. Group norms see the part
         and not the film, so that a part is not exactly the film's; the more overlap, the nearer.

@@ -23,7 +23,7 @@ def group_norm(channels, eps=1e-5):
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=eps)
 
 
-class PlaceNorm(nn.Module):
+class ChannelLayerNorm(nn.Module):
     """Each place of a picture or film for itself: its channels, over their root mean square. (b c ...) -> like it.
 
     RMSNorm (Zhang & Sennrich 2019). MINI: group norm looks at the whole picture, so that a tile of it comes out
@@ -55,7 +55,7 @@ def sinusoidal_embedding(position, dim, max_period=10000):
 class ResBlock(nn.Module):
     """Two 3x3 convolutions with a skip; the embedding of tau is added between them. (b c_in h w) -> (b c_out h w).
 
-    norm: made as norm(channels), group_norm or PlaceNorm.
+    norm: made as norm(channels), group_norm or ChannelLayerNorm.
     """
 
     def __init__(self, c_in, c_out, emb_channels=None, norm=group_norm):

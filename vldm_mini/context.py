@@ -39,8 +39,8 @@ def context(z, mask, keep=None, eps=None):
     return torch.cat([mask * rearrange(z, "b t c h w -> b c t h w"), told], dim=1)
 
 
-def straight(x):
-    """The straight line in time from the first frame to the last: a blend. (b t c h w) -> like x."""
+def linear_interpolation(x):
+    """The linear_interpolation line in time from the first frame to the last: a blend. (b t c h w) -> like x."""
     share = torch.linspace(0, 1, x.shape[1], device=x.device, dtype=x.dtype)
     return x[:, :1].lerp(x[:, -1:], share[:, None, None, None])
 
@@ -56,14 +56,14 @@ def anchored(schedule, denoise, known):
         alpha_tau, sigma_tau = schedule.at(tau, z)
         y = denoise(z, tau)
         # z = alpha_tau x + sigma_tau eps and v = alpha_tau eps - sigma_tau x, so v = (alpha_tau z - x) / sigma_tau
-        return y - straight(y - (alpha_tau * z - known) / sigma_tau)
+        return y - linear_interpolation(y - (alpha_tau * z - known) / sigma_tau)
     return denoise_anchored
 
 
 class LearnedDownsampling(nn.Conv2d):
-    """c_S (b c+1 t h w), resized to the places of a layer, through a convolution of the layer's own (paper, Fig. 4).
+    """c_S (b c+1 t h w), resized to the insertion_points of a layer, through a convolution of the layer's own (paper, Fig. 4).
 
-    MINI: mean of the places for the resizing, 3x3, added to what the layer sees. No bias and zeros at first: an
+    MINI: mean of the insertion_points for the resizing, 3x3, added to what the layer sees. No bias and zeros at first: an
     untrained c_S, a mask of zeros and no context at all are the same to the bit.
     """
 

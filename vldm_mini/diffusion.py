@@ -30,12 +30,12 @@ class Schedule:
 
     @classmethod
     def linear(cls, num_steps=1000, beta_start=1e-4, beta_end=2e-2):
-        """Betas grow linearly: the paper's schedule ("following Ho et al.", appendix F)."""
+        """Betas extend linearly: the paper's schedule ("following Ho et al.", appendix F)."""
         return cls.from_betas(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
 
     @classmethod
     def scaled_linear(cls, num_steps=1000, beta_start=8.5e-4, beta_end=1.2e-2):
-        """Square roots of the betas grow linearly: Stable Diffusion's schedule."""
+        """Square roots of the betas extend linearly: Stable Diffusion's schedule."""
         roots = torch.linspace(beta_start ** 0.5, beta_end ** 0.5, num_steps, dtype=torch.float64)
         return cls.from_betas(roots ** 2)
 
@@ -176,10 +176,10 @@ def ddim(schedule, denoise, z, times, prediction="v", eta=0.0, generator=None, p
 
 def guided(denoise_cond, denoise_null, scale):
     """Classifier-free guidance: scale 0 ignores the condition, 1 obeys it, above 1 exaggerates it."""
-    return guided_along([denoise_null, denoise_cond], [scale])
+    return chained_guidance([denoise_null, denoise_cond], [scale])
 
 
-def guided_along(denoisers, scales):
+def chained_guidance(denoisers, scales):
     """Guidance along a chain: each denoiser is told more than the one before, and each step has its own scale.
 
     Told nothing, told labels, told labels and context: the paper's eq. (4) together with guidance by labels. A denoiser
@@ -204,3 +204,13 @@ def guided_along(denoisers, scales):
             y = y + scale * (told - before)
         return y
     return denoise
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Randomness.
+
+def rng(seed: int, step: int, sample: int) -> torch.Generator:
+    """The random generator of one sample of one step: the same wherever and whenever it is called."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample * 0x94D049BB133111EB) % 2 ** 64
+    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) % 2 ** 64                 # spread neighbours apart
+    return torch.Generator().manual_seed((mixed ^ mixed >> 32) % 2 ** 63)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("xs", "s", "m")
-SHIPPED = ("actions/autoencoder", "actions/image", "actions/temporal", "actions/judges")
+SHIPPED = ("actions/autoencoder", "actions/image", "actions/temporal", "actions/classifiers")
 
 
 def device():

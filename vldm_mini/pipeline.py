@@ -18,9 +18,8 @@ from einops import rearrange
 from . import machine
 from .autoencoder import Autoencoder, VideoDecoder
 from .context import anchored, context, context_mask, prediction_windows
-from .diffusion import Schedule, ddim, ddim_times, guided, guided_along
+from .diffusion import Schedule, chained_guidance, ddim, ddim_times, guided, rng
 from .temporal import TemporalLayers, VideoModel, band
-from .training import rng
 from .unet import UNet
 from .upsampler import VideoUpsampler
 from .weights import CONFIG, load_config, shipped
@@ -47,7 +46,7 @@ class PipelineConfig:
 # Gaussian, whose answer is known, ten such steps of second order miss by less than forty even ones of first order
 POWER = 1.5
 # the stages that a folder of weights may hold beside the first three
-TOLD = ("prediction", "interpolation")
+CONTEXT_STAGES = ("prediction", "interpolation")
 
 
 class VideoLDM:
@@ -76,7 +75,7 @@ class VideoLDM:
         theta = UNet.from_pretrained(folder / "image").to(device)
         layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
         told = {stage: TemporalLayers.from_pretrained(folder / stage, theta).to(device)
-                for stage in TOLD if (folder / stage).is_dir()}
+                for stage in CONTEXT_STAGES if (folder / stage).is_dir()}
         decoder = TemporalLayers.from_pretrained(folder / "decoder", autoencoder.decoder).to(device) \
             if (folder / "decoder").is_dir() else None
         return cls(autoencoder, theta, layers, config, told, decoder, folder)
@@ -155,7 +154,7 @@ class VideoLDM:
         return self.told[name]
 
     @torch.no_grad()
-    def told_latents(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, scale=1.0,
+    def sample_with_context(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, scale=1.0,
                      augment=0, steps=None, eta=0.0):
         """One window of a stage that is told frames: noise (b t c h w) -> latents like it.
 
@@ -171,7 +170,7 @@ class VideoLDM:
         c = context(known, mask, keep, eps)
         ask = lambda labels, **how: lambda z, tau: model(z, tau, labels=labels, regime=regime, **how)   # noqa: E731
         null = self.theta.null_labels(len(labels), self.device)
-        denoise = guided_along([ask(null), ask(labels), ask(labels, context=c)], [scale, guidance])
+        denoise = chained_guidance([ask(null), ask(labels), ask(labels, context=c)], [scale, guidance])
         denoise = anchored(self.schedule, denoise, known) if stage == "interpolation" else denoise
         times = ddim_times(self.config.steps if steps is None else steps, power=POWER)
         return ddim(self.schedule, denoise, noise, times, "v", eta, generators, order=1 if eta else 2)
@@ -200,7 +199,7 @@ class VideoLDM:
             noise = torch.stack([torch.randn(size, *z.shape[2:], generator=g) for g in generators]).to(z)
             known = torch.cat([z[:, -len(given):], torch.zeros_like(noise)[:, len(given):]], dim=1)
             mask = context_mask(size, len(given)).expand(b, -1)
-            new = self.told_latents("prediction", labels, known, mask, noise, generators, **how)[:, len(given):]
+            new = self.sample_with_context("prediction", labels, known, mask, noise, generators, **how)[:, len(given):]
             yield (new := new[:, :len(made)])
             z = torch.cat([z, new], dim=1)[:, -max(2, context):]
 
@@ -215,7 +214,7 @@ class VideoLDM:
             noise = torch.stack([torch.randn(5, *z.shape[2:], generator=g) for g in generators]).to(z)
             known = torch.cat([part[:, :1], torch.zeros_like(noise)[:, 1:4], part[:, 1:]], dim=1)
             told = torch.full((len(part),), regime, device=z.device)
-            out.append(self.told_latents("interpolation", some, known, context_mask(5, 1, 1).expand(len(part), -1),
+            out.append(self.sample_with_context("interpolation", some, known, context_mask(5, 1, 1).expand(len(part), -1),
                                          noise, generators, regime=told, steps=steps))
         windows = rearrange(torch.cat(out), "(b n) t c h w -> b n t c h w", b=b)
         # given frames stay to the bit
@@ -246,66 +245,3 @@ class VideoLDM:
     def generate(self, labels, **how):
         """Films (b t 3 h w) in [-1, 1] for labels (b, n); the arguments of `latents`."""
         return self.decode(self.latents(labels, **how))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Driving simulation (paper, section 4.1.2): boxes that a user draws, to a picture that has cars there.
-
-BOX_CHANNELS = 4
-
-
-def box_map(boxes, height, width):
-    """Boxes (n, 4) x0 y0 x1 y1 in [0, 1], far ones first, as a picture (4 height width) for the image backbone.
-
-    MINI: how the paper tells its network boxes is not known. Channels: 1 where boxes are told at all; how much of a
-    place lies in a box; and, inside, how far right and how far down of the box's middle it lies, -1 to 1, by which
-    boxes that touch are told apart. A near box covers a far one.
-    """
-    out = torch.zeros(BOX_CHANNELS, height, width)
-    out[0] = 1
-    at = lambda n: torch.arange(n, dtype=torch.float32)                                                 # noqa: E731
-    for x0, y0, x1, y1 in torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).tolist():
-        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-            raise ValueError(f"a box is x0 y0 x1 y1 with 0 <= x0 < x1 <= 1, y likewise; got {(x0, y0, x1, y1)}")
-        share = lambda n, low, high: ((at(n) + 1).clamp(max=high * n) - at(n).clamp(min=low * n)).clamp(min=0)  # noqa: E731
-        cover = share(height, y0, y1)[:, None] * share(width, x0, x1)
-        right = (2 * ((at(width) + 0.5) / width - x0) / (x1 - x0) - 1).clamp(-1, 1).expand(height, width)
-        down = (2 * ((at(height) + 0.5) / height - y0) / (y1 - y0) - 1).clamp(-1, 1)[:, None].expand(height, width)
-        out[1:] += cover * (torch.stack([torch.ones_like(cover), right, down]) - out[1:])
-    return out
-
-
-class BoxImageLDM(VideoLDM):
-    """Single frames with cars where boxes are: an image LDM of its own, as in the paper, on the same latents.
-
-        model = BoxImageLDM.from_pretrained("driving")
-        frames = model.generate(model.labels(light="day"), boxes=[[(0.55, 0.4, 0.7, 0.6)]])        # (1 1 3 64 128)
-    """
-
-    def __init__(self, autoencoder, theta, config):
-        self.autoencoder, self.theta, self.config = autoencoder, theta, config
-        self.schedule, self.device = Schedule.linear(), next(theta.parameters()).device
-        self.decoder = VideoDecoder(autoencoder)
-
-    @classmethod
-    def from_pretrained(cls, name, device=None):
-        """name: shipped weights ("driving"), or a folder with autoencoder, boxes and config.json."""
-        folder, device = shipped(name), device or machine.device()
-        return cls(Autoencoder.from_pretrained(folder / "autoencoder").to(device),
-                   UNet.from_pretrained(folder / "boxes").to(device), load_config(PipelineConfig, folder / CONFIG))
-
-    @torch.no_grad()
-    def latents(self, labels, boxes=None, seed=0, steps=None, scale=2.0, noise=None, progress=None):
-        """Noise to latents (b 1 c h w). labels (b, n); boxes: one list a picture, or None: not told.
-
-        scale: guidance by boxes and labels together; 1: none, at half the cost.
-        """
-        if boxes is not None and len(boxes) != len(labels):
-            raise ValueError(f"one list of boxes a picture: {len(boxes)} lists for {len(labels)} pictures")
-        z = (self.noise(len(labels), 1, seed) if noise is None else noise)[:, 0]
-        told = None if boxes is None else torch.stack([box_map(some, *z.shape[2:]) for some in boxes]).to(z.device)
-        null = self.theta.null_labels(len(labels), self.device)
-        denoise = guided(lambda z, tau: self.theta(z, tau, labels, told),
-                         lambda z, tau: self.theta(z, tau, null), scale)
-        times = ddim_times(self.config.steps if steps is None else steps)
-        return ddim(self.schedule, denoise, z, times, "v", progress=progress)[:, None]

@@ -5,7 +5,7 @@ Paper: section 3.1, Fig. 4; details as in the same authors' Stable Video Diffusi
 Spatial layers see `(b t) c h w`, temporal layers `b c t h w`, outside it is `b t c h w`. A temporal layer is any module
 
     class MyLayer(nn.Module):
-        def __init__(self, place): ...          # place.channels, place.emb_channels, ...: see Place
+        def __init__(self, place): ...          # place.channels, place.emb_channels, ...: see InsertionPoint
         def forward(self, z, clip): ...         # z (b c t h w) -> (b c t h w); clip: see Clip
 
 and `insert(backbone, attention=MyLayer)` puts one after each spatial layer of that kind. The backbone keeps its
@@ -25,7 +25,15 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
-from .blocks import Attention, FeedForward, PlaceNorm, ResBlock, SpatialAttention, sinusoidal_embedding, zero_init
+from .blocks import (
+    Attention,
+    FeedForward,
+    ChannelLayerNorm,
+    ResBlock,
+    SpatialAttention,
+    sinusoidal_embedding,
+    zero_init,
+)
 from .context import LearnedDownsampling
 from .weights import CARD, CONFIG, WEIGHTS, load_into, load_tensors, packed, save_tensors, write_text
 
@@ -45,7 +53,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Place:
+class InsertionPoint:
     """Where a temporal layer goes, and what its width must be."""
     name: str                                 # of the spatial layer it follows
     kind: str                                 # "conv" after a residual block, "attention" after spatial attention
@@ -90,7 +98,7 @@ class TemporalConv(nn.Module):
         super().__init__()
         c = place.channels
         self.context = LearnedDownsampling(place.context_channels, c) if place.context_channels else None
-        norm = lambda: nn.GroupNorm(place.groups, c) if place.groups else PlaceNorm(c)                  # noqa: E731
+        norm = lambda: nn.GroupNorm(place.groups, c) if place.groups else ChannelLayerNorm(c)                  # noqa: E731
         self.norm1, self.conv1 = norm(), TimeConv(c, place.space)
         self.emb = nn.Linear(place.emb_channels, c) if place.emb_channels else None
         self.regime = zero_init(nn.Embedding(place.regimes, c)) if place.regimes else None
@@ -138,7 +146,7 @@ class TemporalAttention(nn.Module):
         if hasattr(self, "text"):
             if clip.text is None:
                 raise ValueError("these temporal layers read a text: give text=(b, l, d)")
-            # queries of all places and frames share their clip's text: no copy of the text for each place
+            # queries of all insertion_points and frames share their clip's text: no copy of the text for each place
             x = x + rearrange(self.text(rearrange(self.norm_text(x), "(b s) t c -> b (s t) c", b=b), clip.text),
                               "b (s t) c -> (b s) t c", t=t)
         x = x + self.ff_out(self.norm_out(x))
@@ -183,22 +191,22 @@ class TemporalMix(nn.Module):
 # ---------------------------------------------------------------------------------------------------------------------
 # Where temporal layers go, in our networks and in diffusers'.
 
-def places(backbone, **options):
-    """The spatial layers of a backbone that the paper follows with temporal ones, in order -> [(module, Place)]."""
+def insertion_points(backbone, **options):
+    """The spatial layers of a backbone that the paper follows with temporal ones, in order -> [(module, InsertionPoint)]."""
     found = []
     for name, module in backbone.named_modules():
         kind = type(module).__name__      # diffusers' classes are known by name: the core does not import diffusers
         if isinstance(module, ResBlock):
-            found.append((module, Place(name, "conv", module.c_out, module.emb_channels,
+            found.append((module, InsertionPoint(name, "conv", module.c_out, module.emb_channels,
                                         groups=getattr(module.norm2, "num_groups", 0), **options)))
         elif isinstance(module, SpatialAttention):
-            found.append((module, Place(name, "attention", module.channels, heads=module.heads, **options)))
+            found.append((module, InsertionPoint(name, "attention", module.channels, heads=module.heads, **options)))
         elif kind == "ResnetBlock2D":
             emb = module.time_emb_proj.in_features if module.time_emb_proj is not None else None
-            found.append((module, Place(name, "conv", module.out_channels, emb,
+            found.append((module, InsertionPoint(name, "conv", module.out_channels, emb,
                                         groups=module.norm2.num_groups, **options)))
         elif kind == "BasicTransformerBlock":
-            found.append((module, Place(name, "attention", module.dim, heads=module.attn1.heads, **options)))
+            found.append((module, InsertionPoint(name, "attention", module.dim, heads=module.attn1.heads, **options)))
     if not found:
         raise ValueError(f"{type(backbone).__name__} has no spatial layer that temporal layers could follow")
     return found
@@ -212,7 +220,7 @@ class TemporalLayers(nn.Module):
         self.settings = dict(conv=_name(conv), attention=_name(attention), alpha=alpha, per=per, options=options)
         self.classes = [make for make in (conv, attention) if make]
         self.clip, self.mixes, self.hooks = None, nn.ModuleDict(), []
-        for module, place in places(backbone, **options):
+        for module, place in insertion_points(backbone, **options):
             make = conv if place.kind == "conv" else attention
             if make is None:
                 continue
@@ -306,14 +314,14 @@ def insert(backbone, conv=TemporalConv, attention=TemporalAttention, alpha=0.5, 
     """Put temporal layers into an image backbone -> TemporalLayers. Fresh ones change nothing, to the bit.
 
     conv, attention: classes made as `make(place)`, or None for none. options: text_channels, context_channels, regimes,
-    ff_mult, ff_in, space (Place).
+    ff_mult, ff_in, space (InsertionPoint).
     Backbones: our UNet and Decoder, diffusers' UNet2DConditionModel. The backbone's keys stay as they were.
     """
     layers = TemporalLayers(backbone, conv, attention, alpha, per, options)
     return layers.to(next(backbone.parameters()).device)
 
 
-def grow(layers, backbone, **options):
+def extend(layers, backbone, **options):
     """The same layers with room for more (context_channels, regimes), which starts at zero and changes nothing.
 
     The old ones are taken off the backbone. -> TemporalLayers.

@@ -10,7 +10,7 @@ from torch import nn
 
 from .blocks import (
     Downsample,
-    PlaceNorm,
+    ChannelLayerNorm,
     ResBlock,
     SpatialAttention,
     Upsample,
@@ -51,7 +51,7 @@ class UNet(Pretrained, nn.Module):
     def __init__(self, config=UNetConfig()):
         super().__init__()
         self.config, c, emb = config, config.channels, config.emb_channels
-        norm = PlaceNorm if config.local else group_norm
+        norm = ChannelLayerNorm if config.local else group_norm
         res = lambda c_in, c_out: ResBlock(c_in, c_out, emb, norm)                                      # noqa: E731
         look = lambda i: (SpatialAttention(c[i], max(1, c[i] // config.head_channels))                  # noqa: E731
                           if config.attention[i] else None)
@@ -118,7 +118,7 @@ class UNet(Pretrained, nn.Module):
         return self.conv_out(F.silu(self.norm_out(z)))
 
 
-def widen(model, concat_channels):
+def add_input_channels(model, concat_channels):
     """A copy of a UNet that is also told a picture of so many channels, and does not listen to it yet: their weights
     are zero, so that its answers are those of `model`, whatever it is told."""
     wider = UNet(replace(model.config, concat_channels=concat_channels))

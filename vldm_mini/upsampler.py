@@ -17,9 +17,8 @@ from . import machine
 from .autoencoder import Autoencoder
 from .blocks import sinusoidal_embedding
 from .context import tiles
-from .diffusion import Schedule, add_noise, ddim, ddim_times
+from .diffusion import Schedule, add_noise, ddim, ddim_times, rng
 from .temporal import TemporalConv, TemporalLayers, TimeConv, VideoModel
-from .training import rng
 from .unet import UNet, UNetConfig
 from .weights import shipped
 
@@ -34,7 +33,7 @@ KINDS = {"pixel": "upsampler", "latent": "latent_upsampler"}        # and the fo
 
 @dataclass(frozen=True)
 class UpsamplerConfig(UNetConfig):
-    """A U-Net at the small picture's resolution. `patch`: places of a side that are folded into channels.
+    """A U-Net at the small picture's resolution. `patch`: insertion_points of a side that are folded into channels.
 
     MINI: of pixels 4x4 are one place with 48 channels (space to depth): a sixteenth of the cost, and the small picture
     fits without being made large first. Of latents with f = 4 one place is one latent.
@@ -76,7 +75,7 @@ class Upsampler(UNet):
 
 
 class SidewaysConv(TemporalConv):
-    """TemporalConv whose first convolution, on the network's way up, also looks at the eight places around.
+    """TemporalConv whose first convolution, on the network's way up, also looks at the eight insertion_points around.
 
     MINI: detail moves from place to place, and what draws it is the way up. All convolutions 3x3x3 would be too many
     sums for a laptop; 3x1x1 everywhere, as the paper has it, sees the same place in the next frame and no other.
@@ -161,7 +160,7 @@ class VideoUpsampler:
 
     def parts(self, low, seed=0, tau_gamma=0, steps=10, alpha=None, frames=8, overlap=4, tile=None, margin=16,
               progress=None):
-        """The film in parts of `frames` frames, as they are made: memory does not grow with its length.
+        """The film in parts of `frames` frames, as they are made: memory does not extend with its length.
 
         low: (b t 3 h w) in [-1, 1], or uint8. alpha None: as learned; 1: the image upsampler, frame by frame, from the
         same noise. tau_gamma: level of the noise that is put on what is given, up to TAU_GAMMA. Each part sees

@@ -70,7 +70,7 @@ def commit():
         return done.stdout.strip() if done.returncode == 0 else None
     try:
         changed = git("status", "--porcelain", "-uno", "--", ":/", ":(exclude,top)tests/benchmarks/results",
-                      ":(exclude,top)data/films")
+                      ":(exclude,top)data/media")
         return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
     except OSError:
         return {"commit": None, "dirty": None}

@@ -7,16 +7,15 @@ latents, 0.9 to 1.1 is good. Opponents: what f = 4 of plain averaging gives back
 import torch
 import torch.nn.functional as F
 
-from vldm_mini import metrics, weights
+from vldm_mini import weights
 from vldm_mini.autoencoder import Autoencoder
 from vldm_mini.datasets import video
-
-from . import _samples
+from vldm_mini.evaluation import action_samples, measures
 
 
 def pooled(x, y):
     """PSNR of all values together, dB (the mean of each frame's is higher)."""
-    return round(float(metrics.psnr(x[None], y[None])), 2)
+    return round(float(measures.psnr(x[None], y[None])), 2)
 
 
 def shrunk(x, factor):
@@ -33,7 +32,7 @@ def rebuild(model, x, batch=64):
 
 def run(model=None, clips=None):
     """All figures; arguments are for tests."""
-    model = model or Autoencoder.from_pretrained(weights.shipped(_samples.WEIGHTS) / "autoencoder")
+    model = model or Autoencoder.from_pretrained(weights.shipped(action_samples.WEIGHTS) / "autoencoder")
     clips = clips or video.actions()
     strangers = [clip for clip in clips if clip.labels["person"] == video.HELD_OUT_PERSON]
     x = video.to_float(torch.cat([clip.frames for clip in strangers]))
@@ -44,10 +43,10 @@ def run(model=None, clips=None):
     (z, y), (z_known, y_known) = rebuild(model, x), rebuild(model, known)
     moving = (x - still).abs().amax(1, keepdim=True).gt(0.2).expand_as(x)
     return {"psnr_db": pooled(y, x), "latent_std": round(float(z.double().std()), 4), "n": len(x),
-            "psnr_db_per_frame_mean": round(float(metrics.psnr(y, x).mean()), 2),
+            "psnr_db_per_frame_mean": round(float(measures.psnr(y, x).mean()), 2),
             "psnr_db_where_it_moves": pooled(y[moving], x[moving]),
             "latent_std_per_channel": [round(v, 3) for v in z.double().std((0, 2, 3)).tolist()],
             "latent_mean": round(float(z.double().mean()), 4),
             "trained": {"psnr_db": pooled(y_known, known), "latent_std": round(float(z_known.double().std()), 4),
                         "n": len(known)},
-            "opponents": {"averaged": pooled(shrunk(x, model.factor), x), "mean frame": pooled(still, x)}}
+            "baselines": {"averaged": pooled(shrunk(x, model.factor), x), "mean frame": pooled(still, x)}}

@@ -1,7 +1,7 @@
 """How well the autoencoder of `driving` gives back frames of held-out seeds, against their bicubic fourth.
 
 psnr_db: the mean over frames of the peak signal-to-noise ratio, encoded to the mean latent and decoded; latent_std of
-those latents. bicubic_psnr_db: frames made four times smaller and larger again, which keeps as many places as the
+those latents. bicubic_psnr_db: frames made four times smaller and larger again, which keeps as many insertion_points as the
 latents have; gain_over_bicubic_db: by how much the autoencoder is better. By light beside it.
 """
 import torch

@@ -3,16 +3,15 @@
 action_accuracy, person_accuracy, order_accuracy: of 200 clips over trained combinations, the share whose action and
 person are named as asked, and that are judged in order. held_out_accuracy: action and person both, of 40 clips over
 combinations never filmed for the generator. image_*: the same noise through the image model (alpha = 1).
-unguided_*: 100 clips without temporal guidance. real_*: real windows held out from the judges. Beside them real windows
-after the autoencoder, and opponents that must fail on order.
+unguided_*: 100 clips without temporal guidance. real_*: real windows held out from the classifiers. Beside them real windows
+after the autoencoder, and baselines that must fail on order.
 """
 import torch
 from scipy.stats import binomtest
 
-from vldm_mini import metrics, weights
+from vldm_mini import weights
 from vldm_mini.datasets import video
-
-from . import _samples
+from vldm_mini.evaluation import action_classifiers, action_samples
 
 
 def figures(report):
@@ -23,17 +22,17 @@ def figures(report):
     return {**shares, "interval": interval, "counts": report}
 
 
-def judged(judges, made):
+def judged(classifiers, made):
     """Samples -> figures, pooled and of every generation seed."""
-    report = lambda keep: metrics.judge_report(                                                          # noqa: E731
-        judges, video.to_float(made.films[keep]), made.actions[keep], made.persons[keep])
+    report = lambda keep: action_classifiers.classifier_report(                                                          # noqa: E731
+        classifiers, video.to_float(made.films[keep]), made.actions[keep], made.persons[keep])
     seeds = {int(seed): report(made.seeds == seed) for seed in made.seeds.unique()}
     return {**figures(report(torch.ones_like(made.seeds, dtype=torch.bool))), "by_seed": seeds}
 
 
-def by_request(judges, made):
+def by_request(classifiers, made):
     """{"person p, action": [named both as asked, of]}: where it goes wrong."""
-    verdict = judges.judge(made.float())
+    verdict = classifiers.classify(made.float())
     right = (verdict.action == made.actions) & (verdict.person == made.persons)
     rows = {}
     for action, person, hit in zip(made.actions.tolist(), made.persons.tolist(), right.tolist()):
@@ -50,20 +49,20 @@ def through_autoencoder(model, films, batch=16):
     return torch.cat(rebuilt)
 
 
-def run(model=None, made=None, judges=None, clips=None):
+def run(model=None, made=None, classifiers=None, clips=None):
     """All figures; arguments are for tests."""
     if made is None:
-        model, made = _samples.all_samples()
-    judges = judges or metrics.Judges.from_pretrained(weights.shipped(_samples.WEIGHTS) / "judges")
+        model, made = action_samples.all_samples()
+    classifiers = classifiers or action_classifiers.ActionClassifiers.from_pretrained(weights.shipped(action_samples.WEIGHTS) / "classifiers")
     clips = clips or video.actions()
-    films, actions, persons = metrics.held_windows(clips, judges.config)
+    films, actions, persons = action_classifiers.held_windows(clips, classifiers.config)
     rows = {"real": films, "real, autoencoded": through_autoencoder(model, films),
-            **{f"real, {k}": v for k, v in metrics.opponents(films, torch.Generator().manual_seed(0)).items()}}
-    rows = {name: figures(metrics.judge_report(judges, film, actions, persons)) for name, film in rows.items()}
-    found = {name: judged(judges, part) for name, part in made.items()}
+            **{f"real, {k}": v for k, v in action_classifiers.baselines(films, torch.Generator().manual_seed(0)).items()}}
+    rows = {name: figures(action_classifiers.classifier_report(classifiers, film, actions, persons)) for name, film in rows.items()}
+    found = {name: judged(classifiers, part) for name, part in made.items()}
     mine = made["video"]
-    rows |= {f"generated, {name}": figures(metrics.judge_report(judges, film, mine.actions, mine.persons))
-             for name, film in metrics.opponents(mine.float(), torch.Generator().manual_seed(0)).items()}
+    rows |= {f"generated, {name}": figures(action_classifiers.classifier_report(classifiers, film, mine.actions, mine.persons))
+             for name, film in action_classifiers.baselines(mine.float(), torch.Generator().manual_seed(0)).items()}
     return {"action_accuracy": found["video"]["action"], "person_accuracy": found["video"]["person"],
             "held_out_accuracy": found["held_out"]["both"], "image_action_accuracy": found["image"]["action"],
             "order_accuracy": found["video"]["in_order"], "real_action_accuracy": rows["real"]["action"],
@@ -71,5 +70,5 @@ def run(model=None, made=None, judges=None, clips=None):
             "image_person_accuracy": found["image"]["person"], "image_order_accuracy": found["image"]["in_order"],
             "real_person_accuracy": rows["real"]["person"], "held_out_order_accuracy": found["held_out"]["in_order"],
             "unguided_order_accuracy": found["unguided"]["in_order"],
-            "generated": found, "beside": rows, "held_out_by_request": by_request(judges, made["held_out"]),
-            "by_request": by_request(judges, made["video"]), "settings": _samples.settings(model)}
+            "generated": found, "beside": rows, "held_out_by_request": by_request(classifiers, made["held_out"]),
+            "by_request": by_request(classifiers, made["video"]), "settings": action_samples.settings(model)}

@@ -3,16 +3,16 @@
 100 held-out clips of 8 key frames, two frames given. For each scale: Fréchet distance of films and of frames to the true
 ones, and the median motion of the frames made over that of the true ones. best_scale: the one of the smallest distance
 of films; motion_ratio_at_best. Beside it a frozen film (the last frame given, repeated), and other real drives. Drawn in
-data/films/guidance.png.
+data/media/guidance.png.
 """
 from functools import partial
 
 import torch
 
-from vldm_mini import metrics, weights
+from vldm_mini import weights
+from vldm_mini.evaluation import action_samples, driving_samples, measures
 from vldm_mini.pipeline import VideoLDM
 
-from . import _drives, _samples
 from .prediction import STEPS, continued, held_out, kept
 
 N, SCALES = 100, (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -30,29 +30,29 @@ def draw(table, beside):
             ax.axhline(row[key], ls=":", color=colour, label=name)
         ax.set(xlabel="context guidance s", ylabel=key.replace("_", " "), ylim=(0, None))
     axes[0].legend()
-    fig.savefig(_samples.ROOT / "data" / "films" / "guidance.png", dpi=80)
+    fig.savefig(action_samples.ROOT / "data" / "films" / "guidance.png", dpi=80)
     plt.close(fig)
 
 
 @torch.no_grad()
 def run(folder=None, n=N, scales=SCALES):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
-    model, judge = VideoLDM.from_pretrained(folder), _drives.judges(folder)[0]
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
+    model, classify = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)[0]
     _, x, labels, z = held_out(model, n)
-    true = judge.judge(x)
+    true = classify.classify(x)
 
     def row(film):
-        said = judge.judge(film)
-        far = lambda kind: round(metrics.frechet(                                                       # noqa: E731
+        said = classify.classify(film)
+        far = lambda kind: round(measures.frechet(                                                       # noqa: E731
             getattr(said, kind).flatten(0, -2), getattr(true, kind).flatten(0, -2)), 5)
-        moved = [float(metrics.motion(some[:, 1:]).median()) for some in (film, x)]
+        moved = [float(measures.motion(some[:, 1:]).median()) for some in (film, x)]
         return dict(video_distance=far("films"), frame_distance=far("frames"), motion_ratio=round(moved[0] / moved[1], 3))
     made = {s: kept(folder, f"{n} guided {s}", partial(continued, model, z, labels, 2, 0, STEPS, s)) for s in scales}
     table = {f"{s:g}": row(model.decode(some)) for s, some in made.items()}
-    others = _drives.floats(_drives.real(n, first=9000)[0])
+    others = driving_samples.floats(driving_samples.real(n, first=9000)[0])
     beside = {"frozen": row(x[:, 1:2].expand_as(x)), "other real drives": row(others)}
-    if folder == weights.shipped(_drives.WEIGHTS):
+    if folder == weights.shipped(driving_samples.WEIGHTS):
         draw(table, beside)
     best = min(table, key=lambda s: table[s]["video_distance"])
     return {"best_scale": float(best), "motion_ratio_at_best": table[best]["motion_ratio"], "table": table,

@@ -11,11 +11,11 @@ single samples, the worse of both rates.
 import torch
 from einops import rearrange
 
-from vldm_mini import metrics, recipes, weights
+from vldm_mini import weights
 from vldm_mini.datasets import driving, video
+from vldm_mini.evaluation import driving_samples, measures
 from vldm_mini.pipeline import VideoLDM
-
-from . import _drives
+from vldm_mini.training import recipes
 
 N, SAMPLES, SEED = 80, 4, 5
 
@@ -34,10 +34,10 @@ def gradient_energy(x):
 
 
 @torch.no_grad()
-def at(model, judge, fps, regime, n=N):
+def at(model, classify, fps, regime, n=N):
     """All figures of one regime."""
     clips, x = truth(fps, n)
-    labels = _drives.labels_of(clips)
+    labels = driving_samples.labels_of(clips)
     z = rearrange(model.autoencoder.encode(x.flatten(0, 1)), "(b t) c h w -> b t c h w", b=n)
     ends = z[:, [0, -1]]
     films = [model.decode(model.interpolate(ends, labels, regime, seed=SEED + k)) for k in range(SAMPLES)]
@@ -45,23 +45,23 @@ def at(model, judge, fps, regime, n=N):
     share = torch.linspace(0, 1, 5)[None, :, None, None, None]
     blend = (1 - share) * a + share * b
     moving = (change := x.diff(dim=1).square().flatten(1).mean(1)) >= change.median()
-    between = lambda y: metrics.psnr(y[moving, 1:-1], x[moving, 1:-1]).mean()                           # noqa: E731
+    between = lambda y: measures.psnr(y[moving, 1:-1], x[moving, 1:-1]).mean()                           # noqa: E731
     sharp = lambda y: float((gradient_energy(y)[moving] / gradient_energy(x)[moving]).median())         # noqa: E731
-    said = {name: judge.judge(y).films for name, y in (("sample", films[0]), ("blend", blend), ("truth", x))}
+    said = {name: classify.classify(y).films for name, y in (("sample", films[0]), ("blend", blend), ("truth", x))}
     return {"mean_db": round(float(between(torch.stack(films).mean(0))), 3),
             "single_db": round(float(between(films[0])), 3), "blend_db": round(float(between(blend)), 3),
             "decoded_truth_db": round(float(between(model.decode(z))), 3),
             "sharpness": round(sharp(films[0]), 3), "blend_sharpness": round(sharp(blend), 3),
             "decoded_truth_sharpness": round(sharp(model.decode(z)), 3),
-            "distance": metrics.frechet(said["sample"], said["truth"]),
-            "blend_distance": metrics.frechet(said["blend"], said["truth"]), "moving": int(moving.sum())}
+            "distance": measures.frechet(said["sample"], said["truth"]),
+            "blend_distance": measures.frechet(said["blend"], said["truth"]), "moving": int(moving.sum())}
 
 
 def run(folder=None, n=N):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
-    model, judge = VideoLDM.from_pretrained(folder), _drives.judges(folder)[0]
-    table = {f"{fps:g}": at(model, judge, fps, regime, n) for regime, fps in enumerate(recipes.INTERPOLATION_FPS)}
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
+    model, classify = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)[0]
+    table = {f"{fps:g}": at(model, classify, fps, regime, n) for regime, fps in enumerate(recipes.INTERPOLATION_FPS)}
     slow, fast = table.values()
     return {"gain_db_7_5": round(slow["mean_db"] - slow["blend_db"], 3),
             "gain_db_30": round(fast["mean_db"] - fast["blend_db"], 3),

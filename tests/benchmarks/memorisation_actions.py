@@ -9,10 +9,8 @@ autoencoder. The nearest pairs are drawn into runs/ (they show real frames of `a
 """
 import torch
 
-from vldm_mini import metrics
 from vldm_mini.datasets import video
-
-from . import _samples
+from vldm_mini.evaluation import action_classifiers, action_samples, measures
 
 
 @torch.no_grad()
@@ -24,7 +22,7 @@ def encode(model, frames, batch=64):
 
 def latent_windows(film, step=6):
     """Latents of a clip (t c h w) -> windows (n 8 c h w), every `step`-th start."""
-    return metrics.windows(film, _samples.FRAMES, _samples.STRIDE, step=step)
+    return action_classifiers.windows(film, action_samples.FRAMES, action_samples.STRIDE, step=step)
 
 
 def other_moments(films, groups):
@@ -32,21 +30,21 @@ def other_moments(films, groups):
 
     For window s of a clip the bank is every clip; of its own group (it and its mirror) only what lies a span away.
     """
-    span, found = video.span(_samples.FRAMES, _samples.STRIDE), []
+    span, found = video.span(action_samples.FRAMES, action_samples.STRIDE), []
     for i, film in enumerate(films):
         for start in range(0, len(film) - span + 1, 12):
             bank = [part for j, other in enumerate(films) for part in
                     ([other[:start], other[start + span:]] if groups[j] == groups[i] else [other])]
             bank = [part for part in bank if len(part) >= span]
-            window = film[start:start + span:_samples.STRIDE][None]
-            found.append(metrics.nearest(window, bank, _samples.STRIDE).distance)
+            window = film[start:start + span:action_samples.STRIDE][None]
+            found.append(measures.nearest(window, bank, action_samples.STRIDE).distance)
     return torch.cat(found)
 
 
 @torch.no_grad()
 def copies(model, clip):
     """Windows of a training clip, encoded, decoded to pixels and encoded again: what a copy looks like. (n 8 c h w)."""
-    films = metrics.windows(clip.frames, _samples.FRAMES, _samples.STRIDE, step=30)
+    films = action_classifiers.windows(clip.frames, action_samples.FRAMES, action_samples.STRIDE, step=30)
     pixels = model.decode(torch.stack([encode(model, film) for film in films]))                          # n t 3 h w
     pixels = (pixels * 127.5 + 127.5).round().byte().movedim(2, -1)
     return torch.stack([encode(model, film) for film in pixels])
@@ -58,7 +56,7 @@ def draw(path, made, near, trained, count=6):
     rows = []
     for i in near.distance.argsort()[:count].tolist():
         start, clip = int(near.start[i]), trained[int(near.clip[i])]
-        pair = made.films[i], video.window(clip.frames, start, _samples.FRAMES, _samples.STRIDE)
+        pair = made.films[i], video.window(clip.frames, start, action_samples.FRAMES, action_samples.STRIDE)
         rows += [torch.cat(list(film), dim=1) for film in pair]                                          # h (t w) 3
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(torch.cat(rows).numpy()).save(path)
@@ -67,10 +65,10 @@ def draw(path, made, near, trained, count=6):
 def run(model=None, made=None, clips=None):
     """All figures; arguments are for tests."""
     if made is None:
-        model, made = _samples.all_samples()
+        model, made = action_samples.all_samples()
     trained, held = video.split(clips or video.actions())
     bank = [encode(model, clip.frames) for clip in trained]
-    near = lambda films: metrics.nearest(films, bank, _samples.STRIDE)                                   # noqa: E731
+    near = lambda films: measures.nearest(films, bank, action_samples.STRIDE)                                   # noqa: E731
     real = {clip.name: near(latent_windows(encode(model, clip.frames))).distance for clip in held}
     pairs = torch.cat([real[clip.name] for clip in held if clip.labels["person"] != video.HELD_OUT_PERSON])
     strangers = torch.cat([real[clip.name] for clip in held if clip.labels["person"] == video.HELD_OUT_PERSON])
@@ -83,7 +81,7 @@ def run(model=None, made=None, clips=None):
                 "copy": near(again).distance}
     middle = {name: float(values.median()) for name, values in distance.items()}
     ratio = lambda a, b: round(middle[a] / middle[b], 3)                                                 # noqa: E731
-    picture = _samples.RUNS / "memorisation-actions.png"
+    picture = action_samples.RUNS / "memorisation-actions.png"
     draw(picture, made["video"], found["video"], trained)
     return {"nn_ratio": ratio("generated", "real_held_out"),
             "nn_ratio_held_out": ratio("generated_held_out", "real_held_out_pairs"),
@@ -92,4 +90,4 @@ def run(model=None, made=None, clips=None):
             "nearer_than_any_other_moment": round(float((found["video"].distance < others.min()).double().mean()), 3),
             "median_distance": {name: round(value, 4) for name, value in middle.items()},
             "n": {name: len(values) for name, values in distance.items()}, "picture": f"runs/{picture.name}",
-            "settings": _samples.settings(model)}
+            "settings": action_samples.settings(model)}

@@ -1,22 +1,20 @@
 """Do generated clips move as much, and as smoothly, as real ones of the same action at the same stride?
 
-video_ratio, jerk_ratio: per action, the median frame-to-frame change and jerk (`metrics.motion`, `metrics.jerk`: of
+video_ratio, jerk_ratio: per action, the median frame-to-frame change and jerk (`measures.motion`, `measures.jerk`: of
 frames blurred by 6 pixels, so that noise is not taken for motion) of generated clips over those of real windows of the
 trained combinations. 0.7 to 1.3 is good. image_ratio, image_jerk_ratio: the alpha = 1 clips, which must fall outside in
-one of the two. Beside them opponents made of real windows (shuffled, freeze, stutter), and real clips held out from the
+one of the two. Beside them baselines made of real windows (shuffled, freeze, stutter), and real clips held out from the
 generator.
 """
 import math
 
 import torch
 
-from vldm_mini import metrics
 from vldm_mini.datasets import video
-
-from . import _samples
+from vldm_mini.evaluation import action_classifiers, action_samples, measures
 
 GOOD = (0.7, 1.3)
-MEASURES = {"motion": metrics.motion, "jerk": metrics.jerk, "change": lambda films: metrics.motion(films, blur=0)}
+MEASURES = {"motion": measures.motion, "jerk": measures.jerk, "change": lambda films: measures.motion(films, blur=0)}
 
 
 def measure(films, batch=16):
@@ -29,8 +27,8 @@ def real_windows(clips, count=16):
     """-> films (n t 3 h w), actions (n,): `count` windows of each clip, evenly apart, so that no long clip outvotes."""
     films, actions = [], []
     for clip in clips:
-        last = len(clip.frames) - video.span(_samples.FRAMES, _samples.STRIDE)
-        films += [video.window(clip.frames, round(start), _samples.FRAMES, _samples.STRIDE)
+        last = len(clip.frames) - video.span(action_samples.FRAMES, action_samples.STRIDE)
+        films += [video.window(clip.frames, round(start), action_samples.FRAMES, action_samples.STRIDE)
                   for start in torch.linspace(0, last, count).tolist()]
         actions += [clip.labels["action"]] * count
     return video.to_float(torch.stack(films)), torch.tensor(actions)
@@ -42,7 +40,7 @@ def ratios(found, actions, real, real_actions):
     for name in MEASURES:
         for k, action in enumerate(video.ACTIONS):
             values, base = found[name][actions == k], real[name][real_actions == k].median()
-            low, high = metrics.bootstrap(values, torch.median, generator, draws=300)
+            low, high = measures.bootstrap(values, torch.median, generator, draws=300)
             out.setdefault(name, {})[action] = round(float(values.median() / base), 3)
             interval = [round(float(low / base), 3), round(float(high / base), 3)]
             out.setdefault(f"{name}_interval", {})[action] = interval
@@ -61,7 +59,7 @@ def outside(ratio):
 def run(model=None, made=None, clips=None):
     """All figures; arguments are for tests."""
     if made is None:
-        model, made = _samples.all_samples()
+        model, made = action_samples.all_samples()
     trained, held = video.split(clips or video.actions())
     films, actions = real_windows([clip for clip in trained if not clip.mirror])
     other, other_actions = real_windows([clip for clip in held if not clip.mirror])
@@ -69,7 +67,7 @@ def run(model=None, made=None, clips=None):
     compare = lambda some, which: ratios(measure(some), which, real, actions)                            # noqa: E731
     found = {name: compare(part.float(), part.actions) for name, part in made.items()}
     beside = {f"real, {name}": compare(film, actions)
-              for name, film in metrics.opponents(films, torch.Generator().manual_seed(0)).items()}
+              for name, film in action_classifiers.baselines(films, torch.Generator().manual_seed(0)).items()}
     beside["real, held out from the generator"] = compare(other, other_actions)
     image = found["image"]
     told = {action: outside(image["motion"][action]) or outside(image["jerk"][action]) for action in video.ACTIONS}
@@ -78,4 +76,4 @@ def run(model=None, made=None, clips=None):
             "video_ratio_worst": worst(found["video"]["motion"]), "jerk_ratio_worst": worst(found["video"]["jerk"]),
             "image_told_apart": told,
             "n": {name: len(part.films) for name, part in made.items()} | {"real": len(films)},
-            "generated": found, "beside": beside, "settings": _samples.settings(model)}
+            "generated": found, "beside": beside, "settings": action_samples.settings(model)}

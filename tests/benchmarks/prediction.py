@@ -7,7 +7,7 @@ whose true change exceeds the median, without guidance (a mean wants no exaggera
 them. A blurred copy passes that as well, so both are held against a blurred copy too (beats_blurred_copy_share).
 speed_spearman_s1, _s2: the speed of the three frames made after the last given one, read off the true road (`road`),
 against the speed at which the renderer drove on; speed_error, m/s. Beside them: of the true frames, of other clips, of a
-copy. And the judge's speed of all frames made against its speed of the true ones (judged_speed_spearman), which is no
+copy. And the classify's speed of all frames made against its speed of the true ones (judged_speed_spearman), which is no
 measure here: it reads a part of a speed off the scene, which every continuation shares.
 
 On `actions`, arm_goes_on: held-out windows in which what moves rises (or sinks) clearly from frame 0 to 1 and in truth
@@ -23,13 +23,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from vldm_mini import metrics, recipes, weights
+from vldm_mini import weights
 from vldm_mini.context import context_mask
 from vldm_mini.datasets import driving, video
+from vldm_mini.evaluation import action_samples, driving_samples, measures
 from vldm_mini.pipeline import POWER, VideoLDM
-from vldm_mini.training import rng
-
-from . import _drives, _samples
+from vldm_mini.training import recipes, rng
 
 N, SAMPLES, STEPS = 200, 8, 8
 
@@ -43,7 +42,7 @@ def continued(model, z, labels, given, k, steps=None, guidance=None):
         generators = [rng(17 + k, given, at + i) for i in range(len(part))]
         noise = torch.stack([torch.randn(part.shape[1:], generator=g) for g in generators])
         mask = context_mask(part.shape[1], given).expand(len(part), -1)
-        out.append(model.told_latents("prediction", labels[at:at + 8], part * mask[:, :, None, None, None], mask, noise,
+        out.append(model.sample_with_context("prediction", labels[at:at + 8], part * mask[:, :, None, None, None], mask, noise,
                                       generators, guidance=guidance, steps=steps))
     return torch.cat(out)
 
@@ -51,14 +50,14 @@ def continued(model, z, labels, given, k, steps=None, guidance=None):
 @torch.no_grad()
 def held_out(model, n):
     """-> clips, films (n 8 3 64 128), labels (n, 2), latents (n 8 c h w)."""
-    clips = _drives.real(n, first=8000)[1]
+    clips = driving_samples.real(n, first=8000)[1]
     return clips, *encoded(model, clips)
 
 
 def encoded(model, clips):
     """-> films (n t 3 h w), labels (n, 2), latents (n t c h w)."""
-    x = torch.stack([_drives.floats(clip.frames) for clip in clips])
-    return x, _drives.labels_of(clips), torch.stack([model.autoencoder.encode(film) for film in x])
+    x = torch.stack([driving_samples.floats(clip.frames) for clip in clips])
+    return x, driving_samples.labels_of(clips), torch.stack([model.autoencoder.encode(film) for film in x])
 
 
 def road(clip, given, made=3, fastest=12, step=1.0):
@@ -134,8 +133,8 @@ def arms():
 
 def kept(folder, name, make):
     """Latents from runs/samples/ if these weights made them before."""
-    key = _samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name, power=POWER)
-    path = _samples.RUNS / "samples" / f"{key}.safetensors"
+    key = action_samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name, power=POWER)
+    path = action_samples.RUNS / "samples" / f"{key}.safetensors"
     if not path.is_file():
         weights.save_tensors(path, {"z": make().half()})
     return weights.load_tensors(path)["z"].float()
@@ -144,11 +143,11 @@ def kept(folder, name, make):
 @torch.no_grad()
 def run(folder=None, n=N):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
-    model, judge = VideoLDM.from_pretrained(folder), _drives.judges(folder)[0]
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
+    model, classify = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)[0]
     clips, x, labels, z = held_out(model, n)
     ref = model.decode(z)
-    true = judge.judge(x[:, 2:]).speed
+    true = classify.classify(x[:, 2:]).speed
     told = torch.tensor([float(clip.scene.speed(clip.times[2:]).mean()) for clip in clips])
     way = torch.tensor(np.stack([clip.scene.way(clip.times) for clip in clips]))
     moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
@@ -156,21 +155,21 @@ def run(folder=None, n=N):
     for given in (1, 2):
         make = partial(continued, model, z, labels, given, 0, STEPS)
         y = model.decode(kept(folder, f"{n} {given} long {STEPS}", make))
-        speed = judge.judge(y[:, 2:]).speed
+        speed = classify.classify(y[:, 2:]).speed
         roads, at = [road(clip, given) for clip in clips], slice(given, given + 3)
         drove, drives = (way[:, given + 2] - way[:, given - 1]) * driving.KEY_FPS / 3, road_speed(y[:, at], roads)
-        out[given] = dict(speed=round(metrics.spearman(drives, drove), 4),
+        out[given] = dict(speed=round(measures.spearman(drives, drove), 4),
                           speed_error=round(float((drives - drove).abs().mean()), 2),
-                          judged_speed=round(metrics.spearman(speed, true), 4),
-                          judged_speed_of_the_truth=round(metrics.spearman(speed, told), 4),
-                          context_psnr_db=round(float(metrics.psnr(y[:, :given], ref[:, :given]).mean()), 2))
+                          judged_speed=round(measures.spearman(speed, true), 4),
+                          judged_speed_of_the_truth=round(measures.spearman(speed, told), 4),
+                          context_psnr_db=round(float(measures.psnr(y[:, :given], ref[:, :given]).mean()), 2))
     nexts = [kept(folder, f"{n} next {k}", partial(continued, model, z[moving], labels[moving], 2, k, STEPS, 1.0))
              for k in range(SAMPLES)]
     films = torch.stack([model.decode(some[:, :3])[:, 2] for some in nexts])
     off = lambda y: (y - x[moving, 2]).square().flatten(1).mean(1)                                      # noqa: E731
     copy = off(ref[moving, 1])
     share = lambda y, other=copy: round(float((off(y) < other).float().mean()), 4)                      # noqa: E731
-    # a blurred copy beats the copy too: the opponent that counts
+    # a blurred copy beats the copy too: the baseline that counts
     blurred = torch.nn.functional.avg_pool2d(ref[moving, 1], 5, 1, 2)
     mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     return {"context_psnr_db": min(row["context_psnr_db"] for row in out.values()),
@@ -181,8 +180,8 @@ def run(folder=None, n=N):
             "judged_speed_spearman": {f"S = {given}": row["judged_speed"] for given, row in out.items()},
             "arm_goes_on": arms(), "told_apart": told_apart(model, folder, max(2, n // 3)),
             "beside": {"beats_copy_share, blurred copy": share(blurred),
-                       "speed of the true frames": round(metrics.spearman(road_speed(x[:, at], roads), drove), 4),
-                       "speed of other clips": round(metrics.spearman(drives[mixed], drove), 4),
+                       "speed of the true frames": round(measures.spearman(road_speed(x[:, at], roads), drove), 4),
+                       "speed of other clips": round(measures.spearman(drives[mixed], drove), 4),
                        "speed_error of a copy": round(float(drove.mean()), 2),
-                       "judged speed of other clips": round(metrics.spearman(true[mixed], true), 4),
-                       "judge of true frames against the truth": round(metrics.spearman(true, told), 4)}, "by_s": out}
+                       "judged speed of other clips": round(measures.spearman(true[mixed], true), 4),
+                       "classify of true frames against the truth": round(measures.spearman(true, told), 4)}, "by_s": out}

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from vldm_mini import metrics, show, weights
+from vldm_mini import weights
 from vldm_mini.datasets import driving, video
+from vldm_mini.evaluation import action_samples, driving_samples, measures
 from vldm_mini.pipeline import VideoLDM
-
-from . import _drives, _samples
+from vldm_mini.teaching import pictures
 
 FRAMES, MINUTE, SEED, STEPS = 506, 112, 21, 8          # 4.5 minutes and 60 s at 1.875 frames a second
 ASKED = (dict(light="day", cars=0), dict(light="day", cars=3), dict(light="night", cars=1), dict(light="night", cars=3))
@@ -41,7 +41,7 @@ def resident_mb():
 def roll(model, folder, arm, frames=FRAMES):
     """-> films uint8 (4 n h w 3), memory growth in MB. Films are kept as .mp4 and as frames in runs/samples/."""
     stages = ("autoencoder", "image", "prediction", "decoder")
-    stem = _samples.RUNS / "samples" / _samples.key(folder, stages, rollout=arm, frames=frames, steps=STEPS, **ARMS[arm])
+    stem = action_samples.RUNS / "samples" / action_samples.key(folder, stages, rollout=arm, frames=frames, steps=STEPS, **ARMS[arm])
     path, told = stem.with_suffix(".safetensors"), torch.cat([model.labels(**asked) for asked in ASKED])
     if not path.is_file():
         memory = []
@@ -50,11 +50,11 @@ def roll(model, folder, arm, frames=FRAMES):
             for z in model.rollout(told, frames, seed=SEED, steps=STEPS, **ARMS[arm]):
                 x = model.decode(z)
                 # frame by frame to the disk: nothing is kept in memory but what a rollout keeps
-                raw.write(show.pixels(x).swapaxes(0, 1).tobytes())
+                raw.write(pictures.pixels(x).swapaxes(0, 1).tobytes())
                 memory.append((raw.tell(), resident_mb()))
                 yield torch.cat(x.unbind(0), dim=-1)
         with tempfile.TemporaryFile() as raw:
-            show.save_growing(stem.with_suffix(".mp4"), parts(raw), driving.KEY_FPS, scale=1)
+            pictures.save_growing(stem.with_suffix(".mp4"), parts(raw), driving.KEY_FPS, scale=1)
             begin = next(row for row in memory if row[0] >= memory[-1][0] * 30 * driving.KEY_FPS / frames)
             growth = memory[-1][1] - begin[1]
             raw.seek(0)
@@ -65,19 +65,19 @@ def roll(model, folder, arm, frames=FRAMES):
     return saved["films"], float(saved["growth"])
 
 
-def measure(films, asked, judge, finder):
+def measure(films, asked, classify, finder):
     """Of one part of the films, float (n t 3 h w), asked (n, 2): what the drift of films shows in, (n,) each."""
     cars = torch.tensor([len(boxes) for boxes in finder.find(films.flatten(0, 1))]).float().view(len(films), -1)
-    night = judge.judge(films.flatten(0, 1)[:, None].expand(-1, 2, -1, -1, -1)).night.view(len(films), -1)
+    night = classify.classify(films.flatten(0, 1)[:, None].expand(-1, 2, -1, -1, -1)).night.view(len(films), -1)
     edges = [films.diff(dim=axis).square().flatten(1).mean(1) for axis in (-1, -2)]
-    return dict(motion=metrics.motion(films), light=(night == (asked[:, :1] == 1)).float().mean(1), cars=cars.mean(1),
+    return dict(motion=measures.motion(films), light=(night == (asked[:, :1] == 1)).float().mean(1), cars=cars.mean(1),
                 crowded=((cars - asked[:, 1:]).abs() <= 1).float().mean(1), brightness=films.mean((1, 2, 3, 4)) + 1,
                 sharpness=sum(edges), colour=(films - films.mean(2, keepdim=True)).abs().flatten(1).mean(1))
 
 
 def pace(films, apart=(16, 24, 32)):
     """How much of all that can change in a film does from one frame to the next. (n t 3 h w) -> (n,), 1 for a shuffle."""
-    coarse = metrics.low_pass(films, metrics.COARSE)
+    coarse = measures.low_pass(films, measures.COARSE)
     change = lambda k: (coarse[:, k:] - coarse[:, :-k]).abs().flatten(1).mean(1)                        # noqa: E731
     return change(1) / sum(change(k) for k in apart).clamp(min=1e-6) * len(apart)
 
@@ -93,21 +93,21 @@ def nearest_earlier(film, size=8, stride=4):
 @torch.no_grad()
 def run(folder=None, arms=tuple(ARMS), frames=FRAMES, windows=600):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
-    model, (judge, finder) = VideoLDM.from_pretrained(folder), _drives.judges(folder)
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
+    model, (classify, finder) = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)
     asked = torch.cat([model.labels(**some) for some in ASKED])
     drives = [driving.Drive(seed, frames) for seed in driving.seeds("held_out", 8, first=40_000)]
     real = torch.stack([video.to_float(drive.frames) for drive in drives])
-    true = _drives.labels_of(drives)
-    some, clips = _drives.real(windows, first=50_000)
-    moves, told = metrics.motion(video.to_float(some)), _drives.labels_of(clips)
+    true = driving_samples.labels_of(drives)
+    some, clips = driving_samples.real(windows, first=50_000)
+    moves, told = measures.motion(video.to_float(some)), driving_samples.labels_of(clips)
 
     def usual(labels):
         return torch.stack([moves[(told == one).all(1)].mean() for one in labels])
     floor = min(float(nearest_earlier(film).min()) for film in real[:4])
 
     def row(x, asked):
-        first, last = (measure(x[:, part], asked, judge, finder) for part in (slice(0, MINUTE), slice(-MINUTE, None)))
+        first, last = (measure(x[:, part], asked, classify, finder) for part in (slice(0, MINUTE), slice(-MINUTE, None)))
         moved = last["motion"] / usual(asked)
         drift = {f"{key}_drift": (last[key] / first[key] - 1) for key in ("brightness", "sharpness", "colour")}
         drop = {key: 100 * float((first[key] - last[key]).mean()) for key in ("light", "crowded")}

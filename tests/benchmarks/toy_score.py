@@ -1,7 +1,7 @@
 """How close does a small network come to the closed-form score of the 2-D toy?
 
 relative_error_worst: sqrt(E|s - s*|^2 / E|s*|^2) with x from p_tau, the worst over tau in 20, 100, 300, 600, 900 and
-over three seeds; under 5 % is asked for. Beside it two opponents that learnt nothing: the network before training, and
+over three seeds; under 5 % is asked for. Beside it two baselines that learnt nothing: the network before training, and
 the score of the single Gaussian with the world's mean and covariance. Needs no data; CPU.
 """
 import time
@@ -45,7 +45,7 @@ def run(steps=3000, seeds=SEEDS):
     gaussian = errors(single, world, schedule)
     worst = {seed: max(found.values()) for seed, found in learned.items()}
     return {"relative_error_worst": max(worst.values()), "per_seed": worst, "learned": learned,
-            "opponents": {"untrained": untrained, "one Gaussian of the same moments": gaussian},
+            "baselines": {"untrained": untrained, "one Gaussian of the same moments": gaussian},
             "opponents_worst": {"untrained": max(max(e.values()) for e in untrained.values()),
                                 "one Gaussian of the same moments": max(gaussian.values())},
             "points": POINTS, "steps": steps, "training_cpu_seconds": seconds}

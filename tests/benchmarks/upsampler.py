@@ -3,7 +3,7 @@
 Held-out drives of 256x512, 8 frames at 30 a second; given are the means of 4x4 pixels. To see details as large as they
 are, all is scored on patches of 64x128 (they see four small pixels more on each side), one a drive. Arms: the temporal
 layers as learned; alpha = 1, the image upsampler frame by frame from the same noise; bicubic. flicker_ratio
-(`metrics.flicker`), video_distance_gain and frame_distance_ratio (Fréchet distances of the driving judge's features):
+(`measures.flicker`), video_distance_gain and frame_distance_ratio (Fréchet distances of the driving classify's features):
 video against frame by frame. mean_gain_db: PSNR of the mean of 8 samples minus bicubic's; single_gain_db: of one.
 sharpness_error_ratio: by how much the gradient energy is off, ours over bicubic's; feature_ratio: Fréchet distance of
 frames, ours over bicubic's. Beside them: the video film blurred in time, and, as the floor, true films of as many other
@@ -11,7 +11,7 @@ drives.
 
 Where much moves, a film whose detail moves with the scene still flickers by this measure, since it is other detail than
 the true film's: a perfect sample errs twice as much as the mean of all samples. perfect_flicker_ratio is that bound,
-from the mean of 8, over frame by frame. And an opponent passes it: the image upsampler with the same noise in every
+from the mean of 8, over frame by frame. And an baseline passes it: the image upsampler with the same noise in every
 frame ("stuck"), whose detail sticks to the screen while the scene moves on. So beside it: along_motion_ratio, video
 against frame by frame, the change along the motion of the true film where that moves (`along_motion`; a perfect sample
 has the true film's own), and still_flicker_ratio, where it stands still (no pixel of 9x9 changes by more than 0.01 of
@@ -21,15 +21,15 @@ those of the same true film (`film_error`).
 """
 import torch
 
-from vldm_mini import metrics, weights
+from vldm_mini import weights
 from vldm_mini.datasets import driving, video
+from vldm_mini.evaluation import action_samples, driving_samples, measures
 from vldm_mini.upsampler import KINDS, VideoUpsampler, bicubic, shrunk
 
-from . import _drives, _samples
 from ._flicker import along_motion, blurred, edges, followed, still_flicker
 
 N, MEANS, SAMPLES, FRAMES, FPS, MARGIN, SEED = 128, 24, 8, 8, 30, 4, 3
-HEIGHT, WIDTH = 64, 128                                                                  # of what the judge looks at
+HEIGHT, WIDTH = 64, 128                                                                  # of what the classify looks at
 
 
 def drives(n=N, first=50_000):
@@ -55,7 +55,7 @@ def film_error(said, real):
 
 
 @torch.no_grad()
-def compared(up, x, others, motion, judge, make, means=MEANS):
+def compared(up, x, others, motion, classify, make, means=MEANS):
     """All figures of one upsampler. x, others (n t 3 h w) large, with margin; motion: of x without it (`followed`);
     make(up, low, **how) -> films like x."""
     low, true = shrunk(x), inner(x)
@@ -63,11 +63,11 @@ def compared(up, x, others, motion, judge, make, means=MEANS):
            "bicubic": inner(bicubic(low))}
     out["video, blurred in time"] = blurred(out["video"])
     out["stuck"] = inner(make(up, low, seed=SEED, alpha=1, stuck=True))
-    said, real = {name: judge.judge(y) for name, y in out.items()}, judge.judge(true)
-    floor = judge.judge(inner(others))
-    far = lambda a, b, kind: metrics.frechet(getattr(a, kind).flatten(0, -2), getattr(b, kind).flatten(0, -2))  # noqa: E731
-    row = lambda name, y: dict(psnr_db=float(metrics.psnr(y, true).mean()),                             # noqa: E731
-                               flicker=float(metrics.flicker(y, true).mean()),
+    said, real = {name: classify.classify(y) for name, y in out.items()}, classify.classify(true)
+    floor = classify.classify(inner(others))
+    far = lambda a, b, kind: measures.frechet(getattr(a, kind).flatten(0, -2), getattr(b, kind).flatten(0, -2))  # noqa: E731
+    row = lambda name, y: dict(psnr_db=float(measures.psnr(y, true).mean()),                             # noqa: E731
+                               flicker=float(measures.flicker(y, true).mean()),
                                still_flicker=still_flicker(y, true), along_motion=along_motion(y, *motion),
                                sharpness=float((edges(y) / edges(true)).median()),
                                sharpness_error=float((edges(y) / edges(true) - 1).abs().median()),
@@ -75,8 +75,8 @@ def compared(up, x, others, motion, judge, make, means=MEANS):
                                frame_distance=far(said[name], real, "frames"), film_error=film_error(said[name], real))
     table = {name: row(name, y) for name, y in out.items()}
     some = torch.stack([out["video"][:means], *(inner(make(up, low[:means], seed=SEED + k)) for k in range(1, SAMPLES))])
-    mean = lambda y: float(metrics.psnr(y[:means], true[:means]).mean())                                # noqa: E731
-    mean_flicker, plain_flicker = (metrics.flicker(y[:means], true[:means]).mean()
+    mean = lambda y: float(measures.psnr(y[:means], true[:means]).mean())                                # noqa: E731
+    mean_flicker, plain_flicker = (measures.flicker(y[:means], true[:means]).mean()
                                    for y in (some.mean(0), out["frame by frame"]))
     # a mean of k samples errs by (1 + 1/k) times the least possible, a perfect sample by twice that
     bound = 2 / (1 + 1 / SAMPLES) * mean_flicker / plain_flicker
@@ -111,7 +111,7 @@ def kept(folder, kind):
     def make(up, low, stuck=False, **how):
         stages = [f"{KINDS[kind]}/{part}" for part in ("autoencoder", "image", "temporal")]
         asked = dict(how, stuck=stuck, precision=up.precision, low=f"{tuple(low.shape)} {float(low.double().sum()):.6f}")
-        path = _samples.RUNS / "samples" / f"{_samples.key(folder, stages, **asked)}.safetensors"
+        path = action_samples.RUNS / "samples" / f"{action_samples.key(folder, stages, **asked)}.safetensors"
         if not path.is_file():
             up = Stuck(up.theta, up.layers, up.autoencoder, up.precision) if stuck else up
             films = torch.cat([up(part, **how) for part in low.split(4)])
@@ -122,9 +122,9 @@ def kept(folder, kind):
 
 def run(folder=None, n=N, means=MEANS):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
-    judge, x, others = _drives.judges(folder)[0], drives(n), drives(n, 70_000)
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
+    classify, x, others = driving_samples.classifiers(folder)[0], drives(n), drives(n, 70_000)
     motion = followed(inner(x))
-    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), x, others, motion, judge, kept(folder, kind),
+    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), x, others, motion, classify, kept(folder, kind),
                             means) for kind in KINDS}
     return found["pixel"] | {"latent": found["latent"]}

@@ -3,7 +3,7 @@
 Each row in a process of its own: peak resident memory above that of the loaded model, MB, the pixel upsampler with 2
 steps, parts thrown away as they come. growth_mb_per_frame: from 64 to 128 frames of 256x512. By size: 8 frames of
 128x256, 256x512 and 512x1024, whole and in tiles of 32x64 small pixels. Opponent: all frames at once. Drawn in
-data/films/upsampler_memory.png. Most of it is what the allocator keeps: it has settled after 64
+data/media/upsampler_memory.png. Most of it is what the allocator keeps: it has settled after 64
 frames, and with MALLOC_MMAP_THRESHOLD_=1000000, which is slow, 64 frames were seen to take 389 MB.
 """
 import json
@@ -15,9 +15,8 @@ import sys
 import torch
 
 from vldm_mini import weights
+from vldm_mini.evaluation import action_samples, driving_samples
 from vldm_mini.upsampler import VideoUpsampler
-
-from . import _drives, _samples
 
 
 def peak_mb(folder, frames, height, together=0, tile=None, kind="pixel"):
@@ -53,17 +52,17 @@ def draw(by_frames, at_once, by_size):
     right.set(xlabel="size of 8 frames", ylim=(0, None))
     for ax in (left, right):
         ax.legend()
-    fig.savefig(_samples.ROOT / "data" / "films" / "upsampler_memory.png", dpi=80)
+    fig.savefig(action_samples.ROOT / "data" / "films" / "upsampler_memory.png", dpi=80)
 
 
 def run(folder=None, frames=(32, 64, 128), heights=(128, 256, 512), together=(8, 16, 32)):
     """All figures; arguments are for tests."""
-    folder = str(folder or weights.shipped(_drives.WEIGHTS))
+    folder = str(folder or weights.shipped(driving_samples.WEIGHTS))
     by_frames = {n: alone(folder, n, 256) for n in frames}
     tile = (32, 64)
     by_size = {f"{h}x{2 * h}": dict(whole=alone(folder, 8, h), tiles=alone(folder, 8, h, 0, tile)) for h in heights}
     at_once = {n: alone(folder, n, 256, n) for n in together}
-    if folder == str(weights.shipped(_drives.WEIGHTS)):
+    if folder == str(weights.shipped(driving_samples.WEIGHTS)):
         draw(by_frames, at_once, by_size)
     slope = lambda table: (table[max(table)] - table[sorted(table)[1]]) / (max(table) - sorted(table)[1])  # noqa: E731
     return {"growth_mb_per_frame": round(slope(by_frames), 3), "by_frames": by_frames, "by_size": by_size,

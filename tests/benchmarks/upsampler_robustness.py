@@ -2,23 +2,24 @@
 
 160 generated drives of 64x128, one frame each, a patch of it made large by the image upsampler (alpha = 1). Arms: the
 shipped network, told noise of several levels tau_gamma that was put on the frame; a network of the same recipe, seed,
-steps and batch that was trained without any. Fréchet distance of the driving judge's features to those of true large
+steps and batch that was trained without any. Fréchet distance of the driving classify's features to those of true large
 frames, of other drives. The level is chosen on one half of the frames (best_tau_gamma), all is scored on the other:
 distance_augmented: that level, distance_plain: the other network; distance_at_0: the shipped one at tau_gamma = 0.
 Beside them bicubic, other true frames (floor), grain laid over distance_at_0's frames (does the measure reward grain?),
-the same arms on true small frames (where noise can only hurt), and a sheet of patches, data/films/robustness.webp.
+the same arms on true small frames (where noise can only hurt), and a sheet of patches, data/media/robustness.webp.
 """
 from dataclasses import replace
 
 import torch
 
-from vldm_mini import machine, metrics, recipes_upsampler, show, weights
+from vldm_mini import machine, weights
 from vldm_mini.datasets import video
+from vldm_mini.evaluation import action_samples, driving_samples, measures
+from vldm_mini.teaching import pictures
 from vldm_mini.temporal import insert
-from vldm_mini.training import Player, Record, Settings, train
+from vldm_mini.training import Objective, Record, Settings, train, upsampler_recipes
 from vldm_mini.upsampler import Upsampler, UpsamplerConfig, VideoUpsampler, bicubic, shrunk
 
-from . import _drives, _samples
 from .upsampler import HEIGHT, MARGIN, WIDTH, drives, inner, kept
 
 N, LEVELS, SEED, GRAIN = 160, (0, 10, 25, 50, 100), 3, 0.02
@@ -27,17 +28,17 @@ N, LEVELS, SEED, GRAIN = 160, (0, 10, 25, 50, 100), 3, 0.02
 def without(folder):
     """The image upsampler trained without noise augmentation, else as the shipped one. Kept in runs/samples/."""
     settings = replace(Settings(**Record.load(folder / "upsampler" / "image").settings), precision="")
-    out = _samples.RUNS / "samples" / f"{_samples.key(folder, ('upsampler/image',), without=settings.steps)}-plain"
+    out = action_samples.RUNS / "samples" / f"{action_samples.key(folder, ('upsampler/image',), without=settings.steps)}-plain"
     image = out / "upsampler" / "image"
     if not (image / weights.WEIGHTS).is_file():
-        dial = recipes_upsampler.dial_at("s")
-        films = recipes_upsampler.large_films("driving", dial, out=_samples.RUNS / "samples")
+        dial = upsampler_recipes.dial_at("s")
+        films = upsampler_recipes.large_clips("driving", dial, out=action_samples.RUNS / "samples")
         torch.manual_seed(settings.seed)
         theta = Upsampler(UpsamplerConfig(**dial.widths)).to(machine.device())
-        loss = recipes_upsampler.upsampling_loss(theta, films, 1, dial.patch, settings, most=0)
+        loss = upsampler_recipes.upsampling_loss(theta, films, 1, dial.patch, settings, most=0)
         with torch.enable_grad():
-            train(image, settings, [Player("image", theta, loss, muon=True)])
-        theta.save_pretrained(image, dtype=recipes_upsampler.SHIPPED_IN)
+            train(image, settings, [Objective("image", theta, loss, muon=True)])
+        theta.save_pretrained(image, dtype=upsampler_recipes.SHIPPED_IN)
     theta = Upsampler.from_pretrained(image).to(machine.device())
     return out, VideoUpsampler(theta, insert(theta, attention=None))
 
@@ -55,14 +56,14 @@ def patches(films):
 @torch.no_grad()
 def run(folder=None, n=N, levels=LEVELS):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
-    judge, x = _drives.judges(folder)[0], drives(n)[:, :1]
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
+    classify, x = driving_samples.classifiers(folder)[0], drives(n)[:, :1]
     plain_folder, plain = without(folder)
     ours = VideoUpsampler.from_pretrained(folder)
-    look = lambda y: judge.judge(inner(y).expand(-1, 2, -1, -1, -1)).frames[:, 0]                       # noqa: E731
+    look = lambda y: classify.classify(inner(y).expand(-1, 2, -1, -1, -1)).frames[:, 0]                       # noqa: E731
     true = look(x)
     choose, score = slice(0, None, 2), slice(1, None, 2)
-    far = lambda y, half: round(metrics.frechet(look(y)[half], true[half]), 6)                          # noqa: E731
+    far = lambda y, half: round(measures.frechet(look(y)[half], true[half]), 6)                          # noqa: E731
 
     def arms(low):
         make = kept(folder, "pixel")
@@ -71,13 +72,13 @@ def run(folder=None, n=N, levels=LEVELS):
         grain = torch.randn(out[f"tau_gamma {levels[0]}"].shape, generator=torch.Generator().manual_seed(0))
         out[f"tau_gamma {levels[0]}, and grain"] = (out[f"tau_gamma {levels[0]}"] + GRAIN * grain).clamp(-1, 1)
         return out | {"bicubic": bicubic(low)}
-    films = arms(patches(_drives.films(folder, n=n)[0]))
+    films = arms(patches(driving_samples.films(folder, n=n)[0]))
     best = min(levels, key=lambda k: far(films[f"tau_gamma {k}"], choose))
     generated = {name: far(y, score) for name, y in films.items()}
     if n == N:
         sheet = torch.cat([inner(y) for y in films.values()], dim=1)[:6]                # a patch a row, an arm a column
-        show.write_beside(_samples.ROOT / "data" / "films" / "robustness.webp",
-                          show.encode_image(show.strip(sheet).image, "webp", quality=85))
+        pictures.write_beside(action_samples.ROOT / "data" / "films" / "robustness.webp",
+                          pictures.encode_image(pictures.strip(sheet).image, "webp", quality=85))
     return {"distance_augmented": generated[f"tau_gamma {best}"], "distance_plain": generated["trained without"],
             "distance_at_0": generated[f"tau_gamma {levels[0]}"], "best_tau_gamma": best,
             "floor": far(drives(n, 70_000)[:, :1], score), "generated": generated,

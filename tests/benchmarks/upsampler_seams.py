@@ -4,17 +4,16 @@ A held-out drive, 8 frames of 256x512 from 64x128, both upsamplers, 10 steps, th
 tiles of 32x32 small pixels, each seen with 16 more on each side, against the whole at once. patch_psnr_db: the middle
 32x64 made alone, with nothing around it, against the crop of the whole, 12 small pixels off its own edge; at its edge
 beside it. psnr_db is the least of tiles and patch. chunks_psnr_db: 24 frames, 8 at a time, against all at once. seam: the
-mean step between neighbouring pixels across the edges of tiles over that of the whole at the same places; 1: none.
+mean step between neighbouring pixels across the edges of tiles over that of the whole at the same insertion_points; 1: none.
 Opponents: tiles without a margin, chunks without an overlap.
 """
 import torch
 
-from vldm_mini import metrics, weights
+from vldm_mini import weights
 from vldm_mini.datasets import driving, video
 from vldm_mini.diffusion import ddim_times
+from vldm_mini.evaluation import driving_samples, measures
 from vldm_mini.upsampler import KINDS, VideoUpsampler
-
-from . import _drives
 
 TILE, SEED = 32, 5
 
@@ -36,7 +35,7 @@ def seam(x, whole, tile=4 * TILE):
 @torch.no_grad()
 def of(up, low, steps=10):
     """All figures of one upsampler."""
-    psnr = lambda a, b: round(float(metrics.psnr(a, b).mean()), 2)                                      # noqa: E731
+    psnr = lambda a, b: round(float(measures.psnr(a, b).mean()), 2)                                      # noqa: E731
     first = low[:, :8]
     whole = up(first, seed=SEED, steps=steps)
     tiled, bare = (up(first, seed=SEED, steps=steps, tile=(TILE, TILE), margin=margin) for margin in (16, 0))
@@ -59,6 +58,6 @@ def of(up, low, steps=10):
 
 def run(folder=None, frames=24, steps=10):
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(_drives.WEIGHTS)
+    folder = folder or weights.shipped(driving_samples.WEIGHTS)
     found = {kind: of(VideoUpsampler.from_pretrained(folder, kind), small(frames), steps) for kind in KINDS}
     return {"psnr_db": min(row[k] for row in found.values() for k in ("tiles_psnr_db", "patch_psnr_db")), **found}

@@ -37,11 +37,11 @@ LIT = {"rear": ((0.14, 0.56), (0.86, 0.56), 0.07, (0.9, 0.08, 0.05)),
        "front": ((0.14, 0.56), (0.86, 0.56), 0.13, (1.0, 0.95, 0.8)), "lamp": ((0.6, 0.03), 0.35, (1.0, 0.8, 0.45))}
 
 # MINI: worlds to train on and to judge by never meet: each split has its own million of seeds
-SPLITS = {"train": 0, "held_out": 1_000_000, "judges": 2_000_000}
+SPLITS = {"train": 0, "held_out": 1_000_000, "classifiers": 2_000_000}
 
 
 def seeds(split, n, first=0):
-    """n seeds of a split: "train", "held_out", or "judges" (what the judges learn from). -> list of int."""
+    """n seeds of a split: "train", "held_out", or "classifiers" (what classifiers learn from). -> list of int."""
     if split not in SPLITS or not 0 <= first <= first + n <= 1_000_000:
         raise ValueError(f"splits are {', '.join(SPLITS)}, of a million seeds each; got {split!r}, "
                          f"{first} to {first + n}")

@@ -153,7 +153,7 @@ class GaussianMixture:
         return GaussianMixture(log_terms[0].softmax(0), means, 0.5 * (covs + covs.mT))
 
     def gaussian(self) -> GaussianMixture:
-        """The single Gaussian of the same mean and covariance: the trivial opponent."""
+        """The single Gaussian of the same mean and covariance: the trivial baseline."""
         mean, cov = self.moments()
         return GaussianMixture(torch.ones(1), mean[None], cov[None])
 

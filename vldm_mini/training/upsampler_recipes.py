@@ -10,14 +10,23 @@ from pathlib import Path
 
 import torch
 
-from . import machine, metrics, weights
-from .autoencoder import Autoencoder, AutoencoderConfig
-from .datasets import driving, video
-from .diffusion import denoising_error
-from .recipes import PREDICTION, SCHEDULE, SHIPPED_IN, autoencoder_players, card, draw_tau, unit_variance
-from .temporal import TemporalLayers, VideoModel, insert
-from .training import Player, Settings, rng, train
-from .upsampler import KINDS, TAU_GAMMA, SidewaysConv, Upsampler, UpsamplerConfig, degraded, detail, shrunk
+from vldm_mini import machine, weights
+from vldm_mini.autoencoder import Autoencoder, AutoencoderConfig
+from vldm_mini.datasets import driving, video
+from vldm_mini.diffusion import denoising_error
+from vldm_mini.evaluation import measures
+from vldm_mini.temporal import TemporalLayers, VideoModel, insert
+from vldm_mini.training import Objective, Settings, rng, train
+from vldm_mini.training.recipes import (
+    PREDICTION,
+    SCHEDULE,
+    SHIPPED_IN,
+    autoencoder_objectives,
+    card,
+    draw_tau,
+    unit_variance,
+)
+from vldm_mini.upsampler import KINDS, TAU_GAMMA, SidewaysConv, Upsampler, UpsamplerConfig, degraded, detail, shrunk
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ def settings_for(size, stage, steps=None, seed=0):
     return replace(settings, steps=steps) if steps else settings
 
 
-def large_films(data, dial, split="train", n=None, out=None):
+def large_clips(data, dial, split="train", n=None, out=None):
     """Large films, uint8 (t h w 3) each, sides divisible by 16. Of `driving` n drives; rendered once, kept beside `out`.
 
     Raises ValueError for `actions`, which is small, and where a film has fewer frames than T. Smaller films of your own
@@ -111,7 +120,7 @@ def draw_level(generator, most=TAU_GAMMA):
 
 
 def upsampling_loss(model, films, frames, side, settings, autoencoder=None, most=TAU_GAMMA):
-    """The loss of training.Player, eq. (5): of single frames if frames is 1, else of clips.
+    """The loss of training.Objective, eq. (5): of single frames if frames is 1, else of clips.
 
     autoencoder: diffusion in its latents; None: in pixels. most: largest tau_gamma; 0: no noise augmentation.
     """
@@ -150,7 +159,7 @@ def _train(kind, data, size, out, steps, seed, resume, start):
     dial, folder, start = dial_at(size), Path(out) / KINDS[kind], Path(start) if start else None
     if start and not any((start / part).is_dir() for part in dial.settings):
         raise FileNotFoundError(f"--start {start} holds none of {', '.join(dial.settings)}: give the folder of an upsampler")
-    films, about = large_films(data, dial, out=out), dict(data=data, size=size)
+    films, about = large_clips(data, dial, out=out), dict(data=data, size=size)
     begin = lambda part: start / part if start and (start / part).is_dir() else None                    # noqa: E731
     done = lambda part: (folder / part / weights.WEIGHTS).is_file() and not (folder / part / "state.pt").is_file()  # noqa: E731
     settings = {part: settings_for(size, part, steps, seed) for part in dial.settings}
@@ -167,7 +176,7 @@ def _train(kind, data, size, out, steps, seed, resume, start):
         theta = Upsampler.from_pretrained(begin("image")).train() if begin("image") else Upsampler(config)
         theta = theta.to(machine.device())
         loss = upsampling_loss(theta, films, 1, dial.patch, settings["image"], coder)
-        record = train(folder / "image", settings["image"], [Player("image", theta, loss, muon=True)], resume=resume)
+        record = train(folder / "image", settings["image"], [Objective("image", theta, loss, muon=True)], resume=resume)
         theta.save_pretrained(folder / "image", card(f"{KINDS[kind]} (theta)", record=record, metrics={}, **about),
                               SHIPPED_IN)
     theta = Upsampler.from_pretrained(folder / "image").to(machine.device()).requires_grad_(False)
@@ -176,7 +185,7 @@ def _train(kind, data, size, out, steps, seed, resume, start):
     layers = TemporalLayers.from_pretrained(begin("temporal"), theta, conv=SidewaysConv).train() \
         if begin("temporal") else insert(theta, conv=SidewaysConv, attention=None)
     loss = upsampling_loss(VideoModel(theta, layers), films, dial.frames, dial.patch, settings["temporal"], coder)
-    record = train(folder / "temporal", settings["temporal"], [Player("temporal", layers, loss, muon=True)],
+    record = train(folder / "temporal", settings["temporal"], [Objective("temporal", layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)
     layers.save_pretrained(folder / "temporal", card(f"{KINDS[kind]} (phi)", record=record, metrics={}, **about),
                            SHIPPED_IN)
@@ -188,13 +197,13 @@ def _train_autoencoder(films, dial, folder, settings, start, resume, about):
     torch.manual_seed(settings.seed)
     model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(dial.autoencoder)
     model = model.to(machine.device())
-    players = autoencoder_players(model, lambda g: draw_patch(films, 1, dial.patch, g)[0], settings)
-    record = train(folder / "autoencoder", settings, players, resume=resume)
+    objectives = autoencoder_objectives(model, lambda g: draw_patch(films, 1, dial.patch, g)[0], settings)
+    record = train(folder / "autoencoder", settings, objectives, resume=resume)
     frames = torch.stack([film[0] for film in films[:32]])
     model.config = unit_variance(model, frames)
     x = video.to_float(frames[:16]).to(machine.device())
     with torch.no_grad():
-        psnr = float(metrics.psnr(model.decode(model.encode(x)).clamp(-1, 1), x).mean())
+        psnr = float(measures.psnr(model.decode(model.encode(x)).clamp(-1, 1), x).mean())
     model.save_pretrained(folder / "autoencoder", card("latent_upsampler autoencoder", record=record, **about,
                                                        metrics={"PSNR on training frames, dB": round(psnr, 2)}))
 

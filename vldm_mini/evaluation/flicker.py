@@ -10,7 +10,7 @@ def blurred(x, share=0.25):
 
 
 def still_flicker(y, true):
-    """`metrics.flicker` where the true film stands still, over all films."""
+    """`measures.flicker` where the true film stands still, over all films."""
     moved = F.max_pool2d(true.diff(dim=1).abs().amax((1, 2))[:, None], 9, 1, 4)[:, 0]
     return float((y - true).diff(dim=1).square().mean((1, 2))[moved < 0.01].mean())
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from .temporal import Clip, Place, TemporalMix
+from vldm_mini.temporal import Clip, InsertionPoint, TemporalMix
 
 BATCH, FRAMES, SIZE, TOKENS = 2, 6, 3, 5
 CAPS = (1, 3, 13, 40)                 # numbers of frames to try beside FRAMES: 24 and 32 are common sizes of tables
@@ -110,9 +110,9 @@ def check(make, mix=TemporalMix, *, channels=64, heads=2, emb_channels=24, text_
 
     make: called as make(place), gives an nn.Module with forward(z (b c t h w), clip) -> (b c t h w).
     mix: the wrapper that blends its answer with z, called as mix(layer, place) or mix(layer, place, alpha=0.62).
-    The other arguments set the Place; with text_channels, context_channels or regimes the clips carry them.
+    The other arguments set the InsertionPoint; with text_channels, context_channels or regimes the clips carry them.
     """
-    place = Place("lab", kind, channels, emb_channels, text_channels, heads=heads, **options)
+    place = InsertionPoint("lab", kind, channels, emb_channels, text_channels, heads=heads, **options)
     start, findings = time.perf_counter(), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from tests.tiny import copies, made_folder, normal, same
-from vldm_mini import recipes, weights
+from vldm_mini import weights
 from vldm_mini.autoencoder import Autoencoder, PatchCritic, VideoDecoder
+from vldm_mini.boxes import BoxImageLDM, box_map
 from vldm_mini.datasets import driving, video
 from vldm_mini.datasets.driving import Drive
-from vldm_mini.pipeline import BoxImageLDM, VideoLDM, box_map
-from vldm_mini.recipes import (
+from vldm_mini.pipeline import VideoLDM
+from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
+from vldm_mini.training import Record, Settings, recipes, rng
+from vldm_mini.training.recipes import (
     DRIVING,
     SIZES,
-    STEADY,
+    TEMPORAL_DIFFERENCE_WEIGHT,
     Latents,
     boxes_at,
     clips_at,
@@ -24,15 +27,13 @@ from vldm_mini.recipes import (
     draw_windows,
     drop_labels,
     settings_for,
-    unsteadiness,
+    temporal_difference_error,
 )
-from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
-from vldm_mini.training import Record, Settings, rng
 from vldm_mini.unet import UNet
 
 XS, STEPS = SIZES["xs"], 8
 THREE = {name: recipes.STAGES[name] for name in ("autoencoder", "image", "temporal")}
-TOLD = {name: recipes.STAGES[name] for name in ("decoder", "prediction", "interpolation")}
+CONTEXT_STAGES = {name: recipes.STAGES[name] for name in ("decoder", "prediction", "interpolation")}
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +158,8 @@ def test_an_unknown_size_is_refused_with_those_that_exist(films, tmp_path, train
 
 
 def test_the_judges_judge_actions_and_nothing_else(films, tmp_path):
-    with pytest.raises(ValueError, match="the judges know .*`actions`, and `driving`, not .*--data actions"):
-        recipes.train_judges(films, "xs", tmp_path)
+    with pytest.raises(ValueError, match="the classifiers know .*`actions`, and `driving`, not .*--data actions"):
+        recipes.train_classifiers(films, "xs", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def drives(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "load_clips", lambda data, dial: (few, few[:1]))
         patch.setattr(recipes.driving, "seeds", lambda split, n, first=0: [1, 3])
-        for train in (*THREE.values(), recipes.train_boxes, *TOLD.values()):
+        for train in (*THREE.values(), recipes.train_boxes, *CONTEXT_STAGES.values()):
             train("driving", "xs", out, 2)
         patch.setattr(recipes, "encode_clips", None)                                # from the cache, the second time
         return out, few, recipes.training_latents("driving", DRIVING["xs"], out)
@@ -189,7 +190,7 @@ def test_driving_trains_the_stages_of_long_films_and_they_make_one(drives):
     assert set(model.told) == {"prediction", "interpolation"} and model.decoder.net is not None
     assert model.film(model.labels(light="day"), steps=1).shape == (1, 16 * 3 + 1, 3, 32, 64)
     assert same(copies(model.theta), copies(UNet.from_pretrained(out / "image")))
-    for stage in TOLD:
+    for stage in CONTEXT_STAGES:
         card = (out / stage / "README.md").read_text()
         assert f"`python -m vldm_mini train {stage} --data driving" in card
 
@@ -199,14 +200,14 @@ def test_windows_to_interpolate_are_five_frames_at_both_rates_and_cached_apart(d
     assert recipes.INTERPOLATION_FPS == (7.5, 30) and len({clip.name for clip in clips}) == 2
     assert clips[0].times.tolist() == pytest.approx([3, 3 + 1 / 7.5, 3 + 2 / 7.5, 3 + 3 / 7.5, 3 + 4 / 7.5])
     z = normal(2, 5, 4, 8, 16)
-    told = recipes.told_ends(z, [(6, slice(0, 5)), (7, slice(0, 5))], [rng(0, 0, 0), rng(0, 0, 1)])
+    told = recipes.interpolation_context(z, [(6, slice(0, 5)), (7, slice(0, 5))], [rng(0, 0, 0), rng(0, 0, 1)])
     assert told["regime"].tolist() == [0, 1], "even films are at 7.5 a second, odd ones at 30"
     assert (told["context"][:, :, 1:4] == 0).all() and (told["context"][:, 4, [0, 4]] > 0).all()
 
 
 def test_context_is_given_as_often_as_p_s_says_and_clean_three_times_in_four():
     z = normal(1, 4, 4, 2, 2).expand(3000, -1, -1, -1, -1)
-    told = recipes.told_first(z, None, [rng(0, 0, k) for k in range(3000)])["context"]
+    told = recipes.prediction_context(z, None, [rng(0, 0, k) for k in range(3000)])["context"]
     size, level = (told[:, 4, :, 0, 0] > 0).sum(1), told[:, 4, 0, 0, 0]
     share = [float((size == n).float().mean()) for n in range(4)]
     assert share == pytest.approx([*recipes.CONTEXT_ODDS, 0], abs=0.03)
@@ -221,13 +222,13 @@ def test_half_of_the_clips_are_told_frames_as_the_model_makes_them():
     def model(noisy, tau):
         seen.append((noisy, tau))
         return torch.zeros_like(noisy)                                   # v = 0: its answer is alpha_tau times what it sees
-    told = recipes.told_first(z, None, [rng(0, 0, k) for k in range(400)], model, odds=(0.0, 0.0, 1.0))["context"]
+    told = recipes.prediction_context(z, None, [rng(0, 0, k) for k in range(400)], model, odds=(0.0, 0.0, 1.0))["context"]
     (noisy, tau), = seen
-    assert noisy.shape[1:] == (4, 4, 2, 2) and float(tau.max()) < recipes.OWN_TAU
-    assert len(noisy) / 400 == pytest.approx(recipes.OWN_CONTEXT, abs=0.07)
+    assert noisy.shape[1:] == (4, 4, 2, 2) and float(tau.max()) < recipes.SELF_GENERATED_TAU
+    assert len(noisy) / 400 == pytest.approx(recipes.SELF_GENERATED_SHARE, abs=0.07)
     clean = told[told[:, 4, 0, 0, 0] == 1, :4, :2].transpose(1, 2)
     as_it_is = (clean == z[0, :2]).flatten(1).all(1)
-    assert float(as_it_is.float().mean()) == pytest.approx(1 - recipes.OWN_CONTEXT, abs=0.1)
+    assert float(as_it_is.float().mean()) == pytest.approx(1 - recipes.SELF_GENERATED_SHARE, abs=0.1)
     answers = recipes.SCHEDULE.alpha_tau[tau].float()[:, None, None, None, None] * noisy[:, :2]
     assert all((one - answers).abs().amax((1, 2, 3, 4)).min() < 1e-5 for one in clean[~as_it_is])
     assert torch.equal(z[0], normal(1, 6, 4, 2, 2)[0]), "what is to be learnt stays the true film"
@@ -262,10 +263,10 @@ def test_the_decoder_learns_from_latents_with_noise_of_its_own_in_each_frame(run
             seen.append(z)
             return super().forward(z)
     still = torch.full((4, 16, 16, 3), 90, dtype=torch.uint8)                   # nothing moves: all frames are one
-    player = recipes.decoder_players(Watched(model), model.decoder, model.decoder.last_layer, PatchCritic(), [still],
+    objective = recipes.decoder_objectives(Watched(model), model.decoder, model.decoder.last_layer, PatchCritic(), [still],
                                      Settings(steps=100, batch=2), 4)[0]
     for step in (0, 0, 1):
-        player.loss(step, [0, 1])
+        objective.loss(step, [0, 1])
     noise = seen[0] - model.encode(video.to_float(still[:1]))
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2]), "a function of step and sample"
     assert noise.flatten(2).std(2).max() < 1.5 * recipes.DECODER_NOISE and noise[0].std() != noise[1].std()
@@ -358,7 +359,7 @@ def test_labels_are_dropped_one_by_one_and_one_time_in_ten():
 
 def test_temporal_layers_learn_one_clip_far_better_than_the_trivial_answer(monkeypatch):
     """For white data of unit variance the best answer without learning is v = 0, with loss 1: z tells nothing of v."""
-    monkeypatch.setattr(recipes, "STEADY", 0.0)                 # 4x4 places are one square, and white data have no mean
+    monkeypatch.setattr(recipes, "TEMPORAL_DIFFERENCE_WEIGHT", 0.0)                 # 4x4 insertion_points are one square, and white data have no mean
     films = Latents([normal(4, 4, 4, 4, seed=5).half()], torch.tensor([[]]).long(), (), 25.0)
     torch.manual_seed(0)
     theta = UNet(replace(XS.unet))
@@ -391,11 +392,11 @@ def test_a_batch_has_all_noise_levels_and_each_is_as_likely_as_the_logit_normal_
 
 def test_an_error_that_all_frames_share_is_steady_and_one_that_details_have_counts_for_as_much_as_they_do():
     shared = normal(2, 1, 4, 8, 8).expand(-1, 5, -1, -1, -1)
-    assert torch.equal(unsteadiness(shared), torch.zeros(2))
+    assert torch.equal(temporal_difference_error(shared), torch.zeros(2))
     white = normal(8, 8, 4, 16, 16, seed=1)
-    assert STEADY * float(unsteadiness(white).mean()) == pytest.approx(float(white.square().mean()), rel=0.05)
+    assert TEMPORAL_DIFFERENCE_WEIGHT * float(temporal_difference_error(white).mean()) == pytest.approx(float(white.square().mean()), rel=0.05)
     flicker = normal(2, 5, 1, 1, 1, seed=2).expand(-1, -1, 4, 8, 8)
-    assert torch.allclose(unsteadiness(flicker), flicker.diff(dim=1).square().flatten(1).mean(1))
+    assert torch.allclose(temporal_difference_error(flicker), flicker.diff(dim=1).square().flatten(1).mean(1))
 
 
 def test_clips_pay_for_an_unsteady_error_and_frames_do_not():
@@ -423,10 +424,10 @@ def test_a_regime_weighs_what_its_weight_says():
 def test_interpolation_is_asked_for_no_more_than_the_departure_from_a_blend():
     line = torch.linspace(0, 1, 5)[:, None, None, None] * normal(4, 4, 4, seed=5)
     bent = line + 3 * torch.tensor([0.0, 0, 1, 0, 0])[:, None, None, None]
-    straight, curved = (Latents([film.half()], torch.tensor([[]]).long(), (), 25.0) for film in (line, bent))
-    assert told_regime(curved, 0) > 1.3 * told_regime(straight, 0)
+    linear_interpolation, curved = (Latents([film.half()], torch.tensor([[]]).long(), (), 25.0) for film in (line, bent))
+    assert told_regime(curved, 0) > 1.3 * told_regime(linear_interpolation, 0)
     again = Latents([(line + 5 * normal(4, 4, 4, seed=6)).half()], torch.tensor([[]]).long(), (), 25.0)
-    assert told_regime(again, 0) == pytest.approx(told_regime(straight, 0), rel=0.01), "what all frames share is given"
+    assert told_regime(again, 0) == pytest.approx(told_regime(linear_interpolation, 0), rel=0.01), "what all frames share is given"
 
 
 def test_training_that_starts_from_weights_goes_on_from_them(run, films, tmp_path):

@@ -9,12 +9,12 @@ import time
 
 import torch
 
-from vldm_mini import metrics, weights
+from vldm_mini import weights
+from vldm_mini.boxes import BoxImageLDM
 from vldm_mini.datasets import driving, video
-from vldm_mini.judges import CarFinder, DriveJudge
-from vldm_mini.pipeline import BoxImageLDM, VideoLDM
-
-from . import _samples
+from vldm_mini.evaluation import action_samples, measures
+from vldm_mini.evaluation.driving_classifiers import CarFinder, SceneClassifier
+from vldm_mini.pipeline import VideoLDM
 
 WEIGHTS, N, SEEDS, BATCH = "driving", 200, (0, 1, 2), 10
 
@@ -25,14 +25,14 @@ def asked(n=N):
     return pairs[torch.arange(n) % len(pairs)]
 
 
-def judges(folder):
-    return (DriveJudge.from_pretrained(folder / "judges" / "judge"),
-            CarFinder.from_pretrained(folder / "judges" / "finder"))
+def classifiers(folder):
+    return (SceneClassifier.from_pretrained(folder / "classifiers" / "scene"),
+            CarFinder.from_pretrained(folder / "classifiers" / "finder"))
 
 
 def kept(folder, make, **settings):
     """Films uint8 (n t h w 3) as `make` gives them, from runs/samples/ if these weights made them before."""
-    path = _samples.RUNS / "samples" / f"{_samples.key(folder, **settings)}.safetensors"
+    path = action_samples.RUNS / "samples" / f"{action_samples.key(folder, **settings)}.safetensors"
     if not path.is_file():
         weights.save_tensors(path, {"films": make().contiguous()})
     return weights.load_tensors(path)["films"]
@@ -102,9 +102,9 @@ def frechet_report(found, real, generator, draws=100):
     """
     order = torch.randperm(len(real), generator=generator)
     half = len(real) // 2
-    interval = metrics.bootstrap(found, lambda some: metrics.frechet(some, real), generator, draws)
-    return {"distance": metrics.frechet(found, real), "interval": list(interval),
-            "floor": metrics.frechet(real[order[:half]], real[order[half:]]), "n": len(found), "m": len(real)}
+    interval = measures.bootstrap(found, lambda some: measures.frechet(some, real), generator, draws)
+    return {"distance": measures.frechet(found, real), "interval": list(interval),
+            "floor": measures.frechet(real[order[:half]], real[order[half:]]), "n": len(found), "m": len(real)}
 
 
 class Stages(dict):

@@ -8,11 +8,11 @@ frames may be `t h w 3` as well, the way that video files are read.
 One picture runs through all chapters, the *x-t slice*: one row of pixels, followed over time (time runs downwards).
 Independent frames are static, motion is slanted lines, flicker is stripes, drift is a gradient. Chapter 00 walks it.
 
-    show.movie(frames)                     # plays three times and stops; .save("film.mp4")
-    show.strip(frames)                     # frames from left to right, one row a clip
-    show.slice(frames, row=20)             # the x-t slice of pixel row 20
-    show.beside(show.movie(frames), show.slice(frames), labels=["film", "x-t"])
-    show.scrubber([film_a, film_b], ["alpha = 0", "alpha = 1"])
+    pictures.movie(frames)                     # plays three times and stops; .save("film.mp4")
+    pictures.strip(frames)                     # frames from left to right, one row a clip
+    pictures.slice(frames, row=20)             # the x-t slice of pixel row 20
+    pictures.beside(pictures.movie(frames), pictures.slice(frames), labels=["film", "x-t"])
+    pictures.scrubber([film_a, film_b], ["alpha = 0", "alpha = 1"])
 """
 
 import base64
@@ -253,7 +253,7 @@ def _encode(target, frames, fps: float, scale: int, **options) -> None:
 def save_growing(path, parts, fps: float, scale: int = 2) -> Path:
     """Write a film while it is made: `parts`, an iterator of `t c h w`, to an .mp4 that can be watched as it grows.
 
-    Nothing is kept of a part that is written: memory does not grow with the film. A run that stops half-way leaves a
+    Nothing is kept of a part that is written: memory does not extend with the film. A run that stops half-way leaves a
     film that plays as far as it came.
     """
     if Path(path).suffix != ".mp4":

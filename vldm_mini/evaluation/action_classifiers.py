@@ -1,9 +1,9 @@
-"""Measures of a film, and the judges: small networks that say who is seen, doing what, and if the frames are in order.
+"""Measures of a film, and the classifiers: small networks that say who is seen, doing what, and if the frames are in order.
 
 Paper: section 4 measures with FVD and human raters. MINI: on 36 clips of nine people neither says much, so that we ask
-what can be checked. A figure stands beside its trivial opponents (freeze, shuffle, alpha = 1): a measure that one of
+what can be checked. A figure stands beside its trivial baselines (freeze, shuffle, alpha = 1): a measure that one of
 them passes is not a measure. Films are `b t c h w` in [-1, 1]. No function here changes what it is given; sums run in
-float64. Chapter 04 uses the judges, chapter 12 the measures.
+float64. Chapter 04 uses the classifiers, chapter 12 the measures.
 """
 import json
 import math
@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from .weights import CARD, Pretrained, write_text
+from vldm_mini.weights import CARD, Pretrained, write_text
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The judges
+# The classifiers
 
 
 @dataclass(frozen=True)
-class JudgesConfig:
+class ActionClassifiersConfig:
     """Films are judged at size x size. `window` frames, `stride` apart in the source, is what they were trained on."""
     size: int = 32
     window: int = 8
@@ -35,8 +35,8 @@ class JudgesConfig:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the judges say of n films: action, person long (n,); order (n,), the probability of frames in order."""
+class ActionPrediction:
+    """What the classifiers say of n films: action, person long (n,); order (n,), the probability of frames in order."""
     action: torch.Tensor
     person: torch.Tensor
     order: torch.Tensor
@@ -47,7 +47,7 @@ class Verdict:
         return self.order > 0.5
 
 
-class JudgeNet(nn.Sequential):
+class ClassifierNet(nn.Sequential):
     """(b c t h w) -> (b classes): convolutions over `reach` frames, then the mean over time and space."""
 
     def __init__(self, c_in, channels, classes, reach):
@@ -58,20 +58,20 @@ class JudgeNet(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
 
-class Judges(Pretrained, nn.Module):
+class ActionClassifiers(Pretrained, nn.Module):
     """Three networks. `person` looks at single frames in colour; `action` and `order` see only how frames differ.
 
     MINI: grey differences, because a single frame shows an arm up and so tells "waves" without any motion; of a frozen
     film `action` and `order` see nothing at all, and answer the same whatever is on it.
     """
-    config_class = JudgesConfig
+    config_class = ActionClassifiersConfig
 
-    def __init__(self, config=JudgesConfig()):
+    def __init__(self, config=ActionClassifiersConfig()):
         super().__init__()
         self.config = config
-        self.person = JudgeNet(3, config.channels, config.persons, reach=1)
-        self.action = JudgeNet(1, config.channels, config.actions, reach=3)
-        self.order = JudgeNet(1, config.channels, 1, reach=3)
+        self.person = ClassifierNet(3, config.channels, config.persons, reach=1)
+        self.action = ClassifierNet(1, config.channels, config.actions, reach=3)
+        self.order = ClassifierNet(1, config.channels, 1, reach=3)
 
     def forward(self, films):
         """(b t 3 h w) in [-1, 1], t >= 2 -> logits: action (b 4), person (b 9), order (b,)."""
@@ -82,7 +82,7 @@ class Judges(Pretrained, nn.Module):
     def shrink(self, films):
         """(b t 3 h w) -> (b 3 t size size), the mean over squares of pixels. Raises ValueError for another shape."""
         if films.ndim != 5 or films.shape[2] != 3 or films.shape[1] < 2:
-            raise ValueError(f"the judges want films (b t 3 h w) of two frames or more, got {tuple(films.shape)}")
+            raise ValueError(f"the classifiers want films (b t 3 h w) of two frames or more, got {tuple(films.shape)}")
         b, size = len(films), self.config.size
         frames = F.adaptive_avg_pool2d(rearrange(films, "b t c h w -> (b t) c h w"), size)
         return rearrange(frames, "(b t) c h w -> b c t h w", b=b)
@@ -94,18 +94,18 @@ class Judges(Pretrained, nn.Module):
         return 4 * (grey[:, :, 1:] - grey[:, :, :-1])
 
     @torch.no_grad()
-    def judge(self, films, batch=64):
-        """(n t 3 h w) in [-1, 1] -> Verdict."""
+    def classify(self, films, batch=64):
+        """(n t 3 h w) in [-1, 1] -> ActionPrediction."""
         parts = [self(part.float()) for part in films.split(batch)]
         action, person, order = (torch.cat(p) for p in zip(*parts))
-        return Verdict(action.argmax(1), person.argmax(1), order.sigmoid())
+        return ActionPrediction(action.argmax(1), person.argmax(1), order.sigmoid())
 
 
-# -- what the judges learn from ---------------------------------------------------------------------------------------
+# -- what the classifiers learn from ---------------------------------------------------------------------------------------
 
 
-def judge_split(frames, config=JudgesConfig()):
-    """Frames of a clip -> how many of the first are for training; the rest is held out from the judges.
+def classifier_split(frames, config=ActionClassifiersConfig()):
+    """Frames of a clip -> how many of the first are for training; the rest is held out from the classifiers.
 
     The last third, and at least one window of (window - 1) * stride + 1 frames: a third of the shortest clip is less.
     """
@@ -119,11 +119,11 @@ def windows(frames, length, stride, first=0, last=None, step=1):
     return torch.stack([frames[s:s + (length - 1) * stride + 1:stride] for s in starts])
 
 
-def held_windows(clips, config=JudgesConfig(), step=2):
-    """Windows that no judge has learnt from -> films (n t 3 h w) in [-1, 1], actions (n,), persons (n,)."""
+def held_windows(clips, config=ActionClassifiersConfig(), step=2):
+    """Windows that no classify has learnt from -> films (n t 3 h w) in [-1, 1], actions (n,), persons (n,)."""
     films, labels = [], []
     for clip in clips:
-        part = windows(clip.frames, config.window, config.stride, judge_split(len(clip.frames), config), step=step)
+        part = windows(clip.frames, config.window, config.stride, classifier_split(len(clip.frames), config), step=step)
         films.append(rearrange(part, "n t h w c -> n t c h w") / 127.5 - 1)
         labels += [(clip.labels["action"], clip.labels["person"])] * len(part)
     actions, persons = torch.tensor(labels).T
@@ -142,7 +142,7 @@ def shuffled(n, generator):
 def disorder(clip, film, generator):
     """A film (t h w c) that is not in order, made of `film` or of the training part `clip` (n h w c) that it is from.
 
-    Half are shuffled; the others are what a judge of order must not be fooled by: frames drawn at random (what an image
+    Half are shuffled; the others are what a classify of order must not be fooled by: frames drawn at random (what an image
     model gives), mirrored at random in half of these, a frozen film, and one that holds or repeats its frames.
     """
     t, kind = len(film), torch.rand((), generator=generator).item()
@@ -160,7 +160,7 @@ def disorder(clip, film, generator):
 
 
 def degrade(film, generator, noise=1.0):
-    """What decoders and mixed speeds do to a film and judges are to look past. (t h w c) in [-1, 1] -> same.
+    """What decoders and mixed speeds do to a film and classifiers are to look past. (t h w c) in [-1, 1] -> same.
 
     Shift, light and contrast of the film; and frame by frame light, blur, and noise of two sizes (1 and 4 pixels).
     """
@@ -217,35 +217,35 @@ def _training_parts(clips, config):
     """Clips -> [(frames of the first part, float (n size size 3) in [-1, 1]; (action, person))]."""
     parts = []
     for clip in clips:
-        frames = clip.frames[:judge_split(len(clip.frames), config)]
+        frames = clip.frames[:classifier_split(len(clip.frames), config)]
         small = F.adaptive_avg_pool2d(rearrange(frames, "t h w c -> t c h w").float(), config.size)
         labels = clip.labels["action"], clip.labels["person"]
         parts.append((rearrange(small, "t c h w -> t h w c") / 127.5 - 1, labels))
     return parts
 
 
-def judge_loss(judges, right, wrong, persons, films, actions):
+def classifier_loss(classifiers, right, wrong, persons, films, actions):
     """Cross-entropy of person and order on films in order and not, of action on films of its own -> scalar."""
-    order = judges.order(torch.cat([judges.change(right), judges.change(wrong)]))[:, 0]
+    order = classifiers.order(torch.cat([classifiers.change(right), classifiers.change(wrong)]))[:, 0]
     truth = torch.cat([torch.ones(len(right)), torch.zeros(len(wrong))])
-    return (F.cross_entropy(judges.action(judges.change(films)), actions)
-            + F.cross_entropy(judges.person(right), persons) + F.binary_cross_entropy_with_logits(order, truth))
+    return (F.cross_entropy(classifiers.action(classifiers.change(films)), actions)
+            + F.cross_entropy(classifiers.person(right), persons) + F.binary_cross_entropy_with_logits(order, truth))
 
 
-JUDGE_STEPS = 800
+CLASSIFIER_STEPS = 800
 
 
-def fit_judges(clips, seed=0, steps=JUDGE_STEPS, batch=16, config=JudgesConfig(), progress=None):
-    """Train judges on the first part of every clip, one-cycle AdamW at 3e-3. `progress(step, loss)`: called a step."""
+def fit_classifiers(clips, seed=0, steps=CLASSIFIER_STEPS, batch=16, config=ActionClassifiersConfig(), progress=None):
+    """Train classifiers on the first part of every clip, one-cycle AdamW at 3e-3. `progress(step, loss)`: called a step."""
     for_order, for_action = (torch.Generator().manual_seed(seed + k) for k in (0, 1_000_003))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judges = Judges(config)
+        classifiers = ActionClassifiers(config)
     parts = _training_parts(clips, config)
-    optimiser = torch.optim.AdamW(judges.parameters(), lr=3e-3, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(classifiers.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
     for step in range(steps):
-        loss = judge_loss(judges, *_order_batch(parts, config, batch, for_order),
+        loss = classifier_loss(classifiers, *_order_batch(parts, config, batch, for_order),
                           *_action_batch(parts, config, 2 * batch, for_action))
         optimiser.zero_grad()
         loss.backward()
@@ -253,13 +253,13 @@ def fit_judges(clips, seed=0, steps=JUDGE_STEPS, batch=16, config=JudgesConfig()
         schedule.step()
         if progress:
             progress(step, loss.item())
-    return judges.eval()
+    return classifiers.eval()
 
 
-# -- what the judges say of films they have not seen, and of the trivial opponents ------------------------------------
+# -- what the classifiers say of films they have not seen, and of the trivial baselines ------------------------------------
 
 
-def opponents(films, generator):
+def baselines(films, generator):
     """Films made of the given ones (n t c h w) that a measure of video must tell from them: name -> (n t c h w)."""
     n, t = films.shape[:2]
     each = torch.arange(n)[:, None]
@@ -269,28 +269,28 @@ def opponents(films, generator):
             "backwards": films.flip(1)}
 
 
-def judge_report(judges, films, actions, persons):
+def classifier_report(classifiers, films, actions, persons):
     """Films (n t 3 h w), asked-for actions, persons (n,) -> counts of hits, and [hits, of] by action."""
-    verdict = judges.judge(films)
+    verdict = classifiers.classify(films)
     action, person = verdict.action == actions, verdict.person == persons
     by_action = [[int(action[actions == k].sum()), int((actions == k).sum())] for k in range(int(actions.max()) + 1)]
     return {"action": int(action.sum()), "person": int(person.sum()), "both": int((action & person).sum()),
             "in_order": int(verdict.in_order.sum()), "n": len(films), "by_action": by_action}
 
 
-def judge_table(judges, clips, seed=0, step=2):
-    """name -> judge_report, for the windows held out from the judges and for every opponent made of them."""
-    films, actions, persons = held_windows(clips, judges.config, step)
-    rows = {"real": films, **opponents(films, torch.Generator().manual_seed(seed))}
-    return {name: judge_report(judges, film, actions, persons) for name, film in rows.items()}
+def classifier_table(classifiers, clips, seed=0, step=2):
+    """name -> classifier_report, for the windows held out from the classifiers and for every baseline made of them."""
+    films, actions, persons = held_windows(clips, classifiers.config, step)
+    rows = {"real": films, **baselines(films, torch.Generator().manual_seed(seed))}
+    return {name: classifier_report(classifiers, film, actions, persons) for name, film in rows.items()}
 
 
-def train_judges(folder, seed=0, clips=None, steps=JUDGE_STEPS, progress=None):
-    """Train the judges on `actions` and save them with their model card in `folder` -> judge_table of the saved ones.
+def train_classifiers(folder, seed=0, clips=None, steps=CLASSIFIER_STEPS, progress=None):
+    """Train the classifiers on `actions` and save them with their model card in `folder` -> classifier_table of the saved ones.
 
-    clips: default all 72 of `actions`, every person and combination: a judge must know whom it is asked about.
+    clips: default all 72 of `actions`, every person and combination: a classify must know whom it is asked about.
     """
-    from .datasets import video
+    from vldm_mini.datasets import video
 
     clips = video.actions() if clips is None else clips
     losses, began = [], time.monotonic()
@@ -300,34 +300,34 @@ def train_judges(folder, seed=0, clips=None, steps=JUDGE_STEPS, progress=None):
         if progress:
             progress(step, loss)
 
-    judges = fit_judges(clips, seed, steps, progress=keep)
+    classifiers = fit_classifiers(clips, seed, steps, progress=keep)
     minutes = round((time.monotonic() - began) / 60, 1)
-    judges.save_pretrained(folder)
-    table = judge_table(Judges.from_pretrained(folder), clips)
-    write_text(Path(folder) / CARD, judge_card(judges, table, seed, steps, minutes))
+    classifiers.save_pretrained(folder)
+    table = classifier_table(ActionClassifiers.from_pretrained(folder), clips)
+    write_text(Path(folder) / CARD, classifier_card(classifiers, table, seed, steps, minutes))
     record = {"seed": seed, "steps": steps, "minutes": minutes, "threads": torch.get_num_threads(),
               "torch": torch.__version__, "table": table, "loss_every_10": losses[::10]}
     write_text(Path(folder) / "record.json", json.dumps(record) + "\n")
     return table
 
 
-def judge_card(judges, table, seed, steps, minutes):
+def classifier_card(classifiers, table, seed, steps, minutes):
     """The model card, as Markdown."""
     count = lambda net: f"{sum(p.numel() for p in net.parameters()):,}"                                  # noqa: E731
     rows = "\n".join(f"| {name} | {r['action']} | {r['person']} | {r['in_order']} | {r['n']} |"
                      for name, r in table.items())
-    return JUDGE_CARD.format(
+    return CLASSIFIER_CARD.format(
         rows=rows, by_action=", ".join(f"{hits} of {n}" for hits, n in table["real"]["by_action"]),
         seed=seed, steps=steps, minutes=minutes, threads=torch.get_num_threads(),
-        torch=torch.__version__, action=count(judges.action), person=count(judges.person), order=count(judges.order),
-        size=judges.config.size, window=judges.config.window, stride=judges.config.stride,
-        strides=" or ".join(str(s) for s in sorted(set(judges.config.strides))))
+        torch=torch.__version__, action=count(classifiers.action), person=count(classifiers.person), order=count(classifiers.order),
+        size=classifiers.config.size, window=classifiers.config.window, stride=classifiers.config.stride,
+        strides=" or ".join(str(s) for s in sorted(set(classifiers.config.strides))))
 
 
-JUDGE_CARD = """\
-# Judges of `actions`: who, doing what, and are the frames in order
+CLASSIFIER_CARD = """\
+# ActionClassifiers of `actions`: who, doing what, and are the frames in order
 
-Three 3-D convolutional classifiers of films (`vldm_mini.metrics.Judges`): `action` (4 classes, {action} parameters),
+Three 3-D convolutional classifiers of films (`vldm_mini.metrics.ActionClassifiers`): `action` (4 classes, {action} parameters),
 `person` (9, {person}), `order` (in order or not, {order}). Input: a film (t 3 h w) in [-1, 1], shrunk to {size}x{size}.
 `person` looks at single frames in colour; `action` and `order` see only grey differences between frames, so that a
 pose alone says nothing.
@@ -337,10 +337,10 @@ know nine.
 
 **Data.** The Weizmann actions as packed by MoCoGAN (Gorelick et al., "Actions as Space-Time Shapes"; Tulyakov et al.,
 "MoCoGAN"): 72 clips of 64x64, mirrors included, for research and teaching. All persons and combinations, also those
-held out from the generators. Held out from the judges: the last third of each clip, and at least one window ({window}
+held out from the generators. Held out from the classifiers: the last third of each clip, and at least one window ({window}
 frames at stride {stride}, 22 frames).
 
-**Recipe.** `python -m vldm_mini train judges --data actions`, or `vldm_mini.metrics.train_judges(folder, seed={seed})`.
+**Recipe.** `python -m vldm_mini train classifiers --data actions`, or `vldm_mini.metrics.train_classifiers(folder, seed={seed})`.
 {steps} steps of 16 films in order and 16 that are not (half shuffled; else random frames of the clip, mirrored or not,
 a frozen film, or one that holds frames), and of 32 in order with less noise for the action; AdamW at 3e-3, one cycle;
 strides {strides}; shifted, relit, blurred and noised; played backwards counts as in order. No generated film was seen.
@@ -354,170 +354,9 @@ not independent: 36 clips of 9 people stand behind them). How many were named ri
 {rows}
 
 Actions of real films, one by one: {by_action}. In the last third of a bend people straighten up and
-stand; where next to nothing moves, the action judge, which sees motion only, cannot know.
-`freeze` repeats the first frame: the action judge answers always the same, and its figure is the share of one class.
+stand; where next to nothing moves, the action classify, which sees motion only, cannot know.
+`freeze` repeats the first frame: the action classify answers always the same, and its figure is the share of one class.
 `stutter` draws frames with repetition and sorts them. `backwards` passes by design.
 
 **Licence.** Weights: research and teaching, with attribution, as the data. Code: Apache-2.0.
 """
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Measures of a film
-
-
-def blur_matrix(n, sigma):
-    """Gaussian blur of n pixels in a row, edges repeated, as a matrix (n n), float64; each row sums to 1."""
-    reach = math.ceil(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-offsets.double() ** 2 / (2 * sigma ** 2))
-    seen = (torch.arange(n)[:, None] + offsets).clamp(0, n - 1)                                          # n 2reach+1
-    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, seen, (weights / weights.sum()).expand(n, -1))
-
-
-def low_pass(films, sigma):
-    """Gaussian blur of frames, edges repeated. (n t c h w) -> the same shape, float64. sigma in pixels, 0: none."""
-    if sigma <= 0:
-        return films.double()
-    h, w = films.shape[-2:]
-    return blur_matrix(h, sigma) @ films.double() @ blur_matrix(w, sigma).T
-
-
-def _difference(films, order, blur):
-    """RMS of the order-th difference over frames of low-passed films: (n t c h w) -> (n,) float64."""
-    if films.ndim != 5 or films.shape[1] <= order:
-        raise ValueError(f"this measure wants films (n t c h w) of more than {order} frames, got {tuple(films.shape)}")
-    x = low_pass(films, blur * films.shape[-2]).diff(n=order, dim=1)
-    return x.pow(2).flatten(1).mean(1).sqrt()
-
-
-COARSE = 6 / 64
-"""MINI: motion and jerk are measured on frames blurred by 6 pixels in 64. Unblurred, noise and thin arms that jump over
-their own width make random frames of a clip change about as much as real at stride 3 (per action 1.04 to 1.7 times)
-and jerk 1.1 to 2.1 times; blurred, they jerk 1.8 to 13 times as much, and change 1.2 to 3.2 times."""
-
-
-def motion(films, blur=COARSE):
-    """Frame-to-frame change, root mean square: (n t c h w), t >= 2 -> (n,) float64, in units of the films.
-
-    blur: standard deviation of the low-pass over the height. With blur=0 flicker counts as motion; see COARSE.
-    """
-    return _difference(films, 1, blur)
-
-
-def jerk(films, blur=COARSE):
-    """RMS of the third difference over frames: 0 for a film that moves evenly or accelerates evenly.
-
-    (n t c h w), t >= 4 -> (n,) float64. n independent frames of spread s give sqrt(20) s = 4.47 s, whatever they show.
-    """
-    return _difference(films, 3, blur)
-
-
-def psnr(x, y, peak=2.0):
-    """Peak signal-to-noise ratio of each film, dB: (n ...) twice -> (n,) float64. peak: 2 for [-1, 1], 1 for [0, 1].
-
-    10 log10(peak^2 / mean((x - y)^2)). Equal inputs give infinity. Raises ValueError for unequal shapes.
-    """
-    if x.shape != y.shape:
-        raise ValueError(f"PSNR compares like with like, got {tuple(x.shape)} and {tuple(y.shape)}")
-    return 10 * torch.log10(peak ** 2 / (x.double() - y.double()).pow(2).flatten(1).mean(1))
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """For n films: RMS distance per element (n,) float64, number of the clip in the bank (n,), its first frame (n,)."""
-    distance: torch.Tensor
-    clip: torch.Tensor
-    start: torch.Tensor
-
-
-def nearest(films, bank, stride=1):
-    """The window of a training clip that is nearest to each film, over all clips and all shifts in time.
-
-    films (n t ...), bank: a list of clips (frames ...) of one frame shape, pixels or latents; a window is t frames,
-    `stride` apart. Mirrors count if the bank holds them: hand in both. Raises ValueError if no clip is long enough.
-    """
-    n, t = films.shape[:2]
-    flat = films.double().reshape(n * t, -1)
-    best = Nearest(torch.full((n,), math.inf, dtype=torch.float64), torch.full((n,), -1), torch.full((n,), -1))
-    for k, clip in enumerate(bank):
-        frames = clip.double().reshape(len(clip), -1)
-        shifts = len(clip) - (t - 1) * stride
-        if shifts <= 0:
-            continue
-        # |f - b|^2 = |f|^2 + |b|^2 - 2 f b, for every frame of every film against every frame of the clip
-        square = flat.pow(2).sum(1)[:, None] + frames.pow(2).sum(1) - 2 * flat @ frames.T                # (n t) frames
-        square = square.reshape(n, t, -1)                                                                # n t frames
-        total = sum(square[:, i, i * stride:i * stride + shifts] for i in range(t))                      # n shifts
-        best = _nearer(best, (total.clamp(min=0) / flat[0].numel() / t).sqrt().min(1), k)
-    if (best.clip < 0).any():
-        raise ValueError(f"no clip of the bank has {(t - 1) * stride + 1} frames: take fewer frames or a lower stride")
-    return best
-
-
-def _nearer(best, found, k):
-    """The nearer of `best` and `found` (values, starts; in clip k)."""
-    closer = found.values < best.distance
-    return Nearest(torch.where(closer, found.values, best.distance), torch.where(closer, k, best.clip),
-                   torch.where(closer, found.indices, best.start))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# How sure a figure is
-
-
-def bootstrap(values, statistic, generator, draws=1000, level=0.95):
-    """Percentile bootstrap over independent values (n ...), statistic: (n ...) -> number. -> (low, high)."""
-    n = len(values)
-    if n < 1:
-        raise ValueError("there is nothing to draw from: give one value or more")
-    found = torch.tensor([float(statistic(values[torch.randint(n, (n,), generator=generator)])) for _ in range(draws)],
-                         dtype=torch.float64)
-    low, high = torch.quantile(found, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return low, high
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Distances between sets, and other figures of `driving`
-
-
-def frechet(a, b):
-    """Fréchet distance between Gaussians fitted to features a (n, d) and b (m, d), in float64. Heusel et al. 2017.
-
-    Raises ValueError where there are too few: n and m must be larger than d, or the covariances say nothing.
-    """
-    a, b = a.double(), b.double()
-    if min(len(a), len(b)) <= a.shape[1]:
-        raise ValueError(f"a Fréchet distance of {a.shape[1]} features needs more samples than that on both sides, got "
-                         f"{len(a)} and {len(b)}")
-    # |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)
-    (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), x.T.cov()) for x in (a, b))
-    value, vector = torch.linalg.eigh(cov_a)
-    root = (vector * value.clamp(min=0).sqrt()) @ vector.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
-
-
-def flicker(films, source):
-    """Mean square of the change, frame to frame, of films minus source; both (n t c h w), at 30 fps -> (n,) float64.
-
-    An error that stays where it is does not flicker.
-    """
-    if films.shape != source.shape:
-        raise ValueError(f"films and their source must have one shape, got {tuple(films.shape)}, {tuple(source.shape)}")
-    return (films.double() - source.double()).diff(dim=1).square().flatten(1).mean(1)
-
-
-def spearman(x, y):
-    """Rank correlation of two lists, ties sharing their mean rank -> float."""
-    def ranks(v):
-        v = torch.as_tensor(v, dtype=torch.float64)
-        return (v[:, None] > v).double().sum(1) + 0.5 * (v[:, None] == v).double().sum(1)
-    return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1])
-
-
-def iou(a, b):
-    """Intersection over union of boxes x0 y0 x1 y1: (n, 4), (m, 4) -> (n, m)."""
-    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
-    both = (high - low).clamp(min=0).prod(-1)
-    area = lambda x: (x[:, 2:] - x[:, :2]).prod(-1)                                                     # noqa: E731
-    return both / (area(a)[:, None] + area(b) - both).clamp(min=1e-12)

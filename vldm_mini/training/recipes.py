@@ -7,7 +7,7 @@
     python -m vldm_mini train prediction  --data driving --size s       phi told 0, 1, 2 frames, eq. (3)  (chapter 06)
     python -m vldm_mini train interpolation --data driving --size s     phi told both ends of a window    (chapter 07)
     python -m vldm_mini train boxes       --data driving --size s       an image LDM told boxes     (chapter 09)
-    python -m vldm_mini train judges      --data actions                who measures them           (chapter 04)
+    python -m vldm_mini train classifiers      --data actions                who measures them           (chapter 04)
 
 Data: `driving`, `actions`, or a folder of videos. Stages of one set lie side by side in one folder; each reads what the
 earlier ones left there.
@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from . import judges, machine, metrics, weights
-from .autoencoder import (
+from vldm_mini import machine, weights
+from vldm_mini.autoencoder import (
     Autoencoder,
     AutoencoderConfig,
     PatchCritic,
@@ -32,13 +32,15 @@ from .autoencoder import (
     hinge_critic_loss,
     hinge_decoder_loss,
 )
-from .context import context, context_mask, straight
-from .datasets import driving, video
-from .diffusion import Schedule, add_noise, ddim, ddim_times, denoising_error, to_x0
-from .pipeline import BOX_CHANNELS, PipelineConfig, box_map
-from .temporal import TemporalLayers, VideoModel, grow, insert
-from .training import Player, Settings, rng, train
-from .unet import UNet, UNetConfig, widen
+from vldm_mini.boxes import BOX_CHANNELS, box_map
+from vldm_mini.context import context, context_mask, linear_interpolation
+from vldm_mini.datasets import driving, video
+from vldm_mini.diffusion import Schedule, add_noise, ddim, ddim_times, denoising_error, to_x0
+from vldm_mini.evaluation import action_classifiers, driving_classifiers, measures
+from vldm_mini.pipeline import PipelineConfig
+from vldm_mini.temporal import TemporalLayers, VideoModel, extend, insert
+from vldm_mini.training import Objective, Settings, rng, train
+from vldm_mini.unet import UNet, UNetConfig, add_input_channels
 
 # MINI: the driving model's schedule is "linear, following Ho et al."; we take it, with v, for every model of ours
 SCHEDULE = Schedule.linear()
@@ -144,7 +146,7 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
     torch.manual_seed(seed)
     model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(dial.autoencoder)
     draw_frame = lambda g: video.to_float(frames[int(torch.randint(len(frames), (1,), generator=g))])   # noqa: E731
-    record = train(folder, settings, autoencoder_players(model.to(machine.device()), draw_frame, settings),
+    record = train(folder, settings, autoencoder_objectives(model.to(machine.device()), draw_frame, settings),
                    resume=resume)
     model.config = unit_variance(model, frames[:: max(1, len(frames) // 512)])
     psnr = reconstruction_psnr(model, held_out or clips)
@@ -152,8 +154,8 @@ def train_autoencoder(data="actions", size="s", out="runs/actions-s", steps=None
     return record
 
 
-def autoencoder_players(model, draw_frame, settings):
-    """An autoencoder and its critic as players. draw_frame(generator) -> one frame (3 h w) in [-1, 1]."""
+def autoencoder_objectives(model, draw_frame, settings):
+    """An autoencoder and its critic as objectives. draw_frame(generator) -> one frame (3 h w) in [-1, 1]."""
     critic, last = PatchCritic().to(machine.device()), {}
 
     def loss(step, samples):
@@ -176,7 +178,7 @@ def autoencoder_players(model, draw_frame, settings):
         if step < settings.steps // 2:
             return None
         return hinge_critic_loss(critic(last["real"]), critic(last["fake"])), {}
-    return [Player("autoencoder", model, loss, muon=True), Player("critic", critic, critic_loss, 0.5)]
+    return [Objective("autoencoder", model, loss, muon=True), Objective("critic", critic, critic_loss, 0.5)]
 
 
 @torch.no_grad()
@@ -193,7 +195,7 @@ def reconstruction_psnr(model, clips, every=8):
     found = []
     for part in frames.split(32):
         x = video.to_float(part).to(machine.device())
-        found.append(metrics.psnr(model.decode(model.encode(x)).clamp(-1, 1), x))
+        found.append(measures.psnr(model.decode(model.encode(x)).clamp(-1, 1), x))
     return round(float(torch.cat(found).mean()), 2)
 
 
@@ -208,7 +210,7 @@ CHANGE_WEIGHT, DECODER_FPS = 2.0, (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4
 DECODER_NOISE = 0.25
 
 
-def decoder_films(data, dial, split="train", n=600):
+def decoder_clips(data, dial, split="train", n=600):
     """Films to decode, uint8 (t h w 3) each. Of `driving` one a drive, at one of DECODER_FPS; else as generated."""
     if data != "driving":
         return [clip.frames[::dial.stride] for clip in load_clips(data, dial)[split != "train"]]
@@ -216,13 +218,13 @@ def decoder_films(data, dial, split="train", n=600):
             for i, seed in enumerate(driving.seeds(split, min(n, dial.drives)))]
 
 
-def decoder_players(decoder, trained, pull_on, critic, films, settings, length):
-    """The decoder and its critic as players. trained: the module that learns; pull_on: its last weights.
+def decoder_objectives(decoder, trained, pull_on, critic, films, settings, length):
+    """The decoder and its critic as objectives. trained: the module that learns; pull_on: its last weights.
 
     critic: of clips if its convolutions are 3-D, else of frames.
     """
     fold = "b t c h w -> b c t h w" if critic[0].weight.ndim == 5 else "b t c h w -> (b t) c h w"
-    judge, last = lambda x: critic(rearrange(x, fold)), {}                                              # noqa: E731
+    classify, last = lambda x: critic(rearrange(x, fold)), {}                                              # noqa: E731
 
     def loss(step, samples):
         draw = [rng(settings.seed, step, sample) for sample in samples]
@@ -240,13 +242,13 @@ def decoder_players(decoder, trained, pull_on, critic, films, settings, length):
         last.update(real=x, fake=x_hat.detach())
         total, logs = reconstruction, dict(error=still.item(), change=change.item())
         if step >= settings.steps // 4:
-            adversarial = hinge_decoder_loss(judge(x_hat))
+            adversarial = hinge_decoder_loss(classify(x_hat))
             total = total + CRITIC_WEIGHT * adaptive_weight(reconstruction, adversarial, pull_on) * adversarial
         return total, logs
 
     def critic_loss(step, samples):
-        return hinge_critic_loss(judge(last["real"]), judge(last["fake"])), {}
-    return [Player("decoder", trained, loss, muon=True), Player("critic", critic, critic_loss, 0.5)]
+        return hinge_critic_loss(classify(last["real"]), classify(last["fake"])), {}
+    return [Objective("decoder", trained, loss, muon=True), Objective("critic", critic, critic_loss, 0.5)]
 
 
 def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
@@ -259,9 +261,9 @@ def train_decoder(data="actions", size="s", out="runs/actions-s", steps=None, se
     layers = TemporalLayers.from_pretrained(start, model.decoder) if start else \
         insert(model.decoder, attention=None, space=3)
     critic, pull_on = PatchCritic(dims=3).to(machine.device()), list(layers.mixes.values())[-1].layer.conv2.weight
-    players = decoder_players(VideoDecoder(model, layers), layers.train(), pull_on, critic, decoder_films(data, dial),
+    objectives = decoder_objectives(VideoDecoder(model, layers), layers.train(), pull_on, critic, decoder_clips(data, dial),
                               settings, dial.frames)
-    record = train(folder, settings, players, resume=resume)
+    record = train(folder, settings, objectives, resume=resume)
     layers.save_pretrained(folder, card("decoder layers (temporal)", data, size, record, {}), SHIPPED_IN)
     return record
 
@@ -377,7 +379,7 @@ def drop_labels(labels, classes, generators, p=LABEL_DROP):
 # MINI: logit-normal tau (Esser et al. 2024), (middle, spread): of a frame, person, place and pose are decided at the
 # middle, above and below little is. A clip needs low tau too: an error there that each frame makes for itself shakes
 # Where frames are told, how they go on is decided high up
-TAU_FRAMES, TAU_CLIPS, TAU_TOLD = (0.5, 1.0), (-0.8, 1.5), (0.4, 1.4)
+TAU_FRAMES, TAU_CLIPS, TAU_CONTEXT = (0.5, 1.0), (-0.8, 1.5), (0.4, 1.4)
 
 
 def draw_tau(generators, samples, batch, middle=TAU_FRAMES[0], spread=TAU_FRAMES[1]):
@@ -394,11 +396,11 @@ def draw_tau(generators, samples, batch, middle=TAU_FRAMES[0], spread=TAU_FRAMES
 # MINI: a film may be right in every detail and still flicker as a whole: that error is so small a part of eq. (2) that
 # it is learnt last. So it counts again, for as much as all details together (8 x 2 / 16 of an error without a pattern).
 # The best answer stays the same: it is the mean of all that could be, for either part
-STEADY, SQUARE = 8.0, 4
+TEMPORAL_DIFFERENCE_WEIGHT, SQUARE = 8.0, 4
 
 
-def unsteadiness(error):
-    """How much the error of a clip, averaged over squares of 4x4 places, changes from frame to frame.
+def temporal_difference_error(error):
+    """How much the error of a clip, averaged over squares of 4x4 insertion_points, changes from frame to frame.
 
     (b t c h w) -> (b,): the mean square.
     """
@@ -411,29 +413,29 @@ def unsteadiness(error):
 # clips in four have clean context, the others noise of a tau up to 250 (as its text-to-video interpolation does)
 CONTEXT_ODDS, CONTEXT_TAU = (0.2, 0.25, 0.55), 250
 # MINI: on a long drive the model is told frames that it made itself, and true ones are all that it has seen. So half of the clips are told frames as it makes them out of noise of a tau up to this
-OWN_CONTEXT, OWN_TAU = 0.5, 500
+SELF_GENERATED_SHARE, SELF_GENERATED_TAU = 0.5, 500
 INTERPOLATION_FPS = 4 * driving.KEY_FPS, 16 * driving.KEY_FPS         # what T to 4T and 4T to 16T make
 # MINI: a blend of the ends is off by 0.18 in the first regime, by 0.04 in the second (latents of variance 1): what is
 # left to learn there is small, and would be learnt last. Four times the weight
 REGIME_WEIGHTS = 0.4, 1.6
 
 
-def told_first(z, windows, generators, model=None, odds=CONTEXT_ODDS):
+def prediction_context(z, windows, generators, model=None, odds=CONTEXT_ODDS):
     """Prediction: c_S of eq. (3), S of the first frames, drawn. z (b t c h w) clean -> what a VideoModel is told.
 
     model: a VideoModel; some clips are told frames as it makes them.
     """
     size = torch.cat([torch.multinomial(torch.tensor(odds), 1, generator=g) for g in generators])
-    own = [float(torch.rand(1, generator=g)) < OWN_CONTEXT for g in generators]
+    own = [float(torch.rand(1, generator=g)) < SELF_GENERATED_SHARE for g in generators]
     if model and any(own):
-        z = remade(model, z, generators, own)
+        z = self_generated_context(model, z, generators, own)
     return dict(context=noisy_context(z, torch.stack([context_mask(z.shape[1], int(n)) for n in size]), generators))
 
 
-def remade(model, z, generators, own, first=4):
+def self_generated_context(model, z, generators, own, first=4):
     """The first frames of those clips that are `own` as the model itself makes them out of noise, in one step."""
     which = torch.tensor(own).nonzero()[:, 0].to(z.device)
-    tau = torch.cat([torch.randint(OWN_TAU, (1,), generator=g) for g in generators]).to(z.device)[which]
+    tau = torch.cat([torch.randint(SELF_GENERATED_TAU, (1,), generator=g) for g in generators]).to(z.device)[which]
     eps = torch.stack([torch.randn(z[0, :first].shape, generator=g) for g in generators]).to(z.device)[which]
     noisy = add_noise(SCHEDULE, z[which, :first], eps, tau)
     z = z.clone()
@@ -441,7 +443,7 @@ def remade(model, z, generators, own, first=4):
     return z
 
 
-def told_ends(z, windows, generators):
+def interpolation_context(z, windows, generators):
     """Interpolation: c_S of the first and the last frame; the regime is the parity of the film's number."""
     mask = context_mask(z.shape[1], 1, 1).expand(len(z), -1)
     regime = torch.tensor([i % 2 for i, _ in windows], device=z.device)
@@ -458,7 +460,7 @@ def noisy_context(z, mask, generators):
 
 
 def diffusion_loss(model, found, frames, stride, settings, told=None):
-    """The loss of training.Player: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T.
+    """The loss of training.Objective: eq. (1) if frames is 1, eq. (2) if model is a video model and frames is T.
 
     told(z, windows, generators) -> {name: what the model is told beside labels}: boxes, or c_S of eq. (3). Told both
     ends (and a regime), it answers as context.anchored.
@@ -469,15 +471,15 @@ def diffusion_loss(model, found, frames, stride, settings, told=None):
         z, labels = clips_at(found, windows)
         z = z[:, 0] if frames == 1 else z
         labels = drop_labels(labels, found.classes, draw)
-        middle = TAU_FRAMES if frames == 1 else TAU_TOLD if told else TAU_CLIPS
+        middle = TAU_FRAMES if frames == 1 else TAU_CONTEXT if told else TAU_CLIPS
         tau = draw_tau(draw, samples, settings.batch, *middle).to(z.device)
         eps = torch.stack([torch.randn(z.shape[1:], generator=g) for g in draw]).to(z.device)
         more = told(z, windows, draw) if told else {}
         error = denoising_error(SCHEDULE, lambda z, tau: model(z, tau, labels=labels, **more), z, tau, eps, PREDICTION)
-        error = error - straight(error) if "regime" in more else error
+        error = error - linear_interpolation(error) if "regime" in more else error
         each = error.square().flatten(1).mean(1)
         counts = torch.tensor(REGIME_WEIGHTS).to(each)[more["regime"]] if "regime" in more else 1.0
-        total = (counts * (each if frames == 1 else each + STEADY * unsteadiness(error))).mean()
+        total = (counts * (each if frames == 1 else each + TEMPORAL_DIFFERENCE_WEIGHT * temporal_difference_error(error))).mean()
         return total, dict(tau=tau, loss=each.detach())
     return loss
 
@@ -490,7 +492,7 @@ def train_image(data="actions", size="s", out="runs/actions-s", steps=None, seed
     config = replace(dial.unet, labels=found.classes, in_channels=dial.autoencoder.latent_channels,
                      out_channels=dial.autoencoder.latent_channels)
     model = (UNet.from_pretrained(start).train() if start else UNet(config)).to(machine.device())
-    record = train(folder, settings, [Player("image", model, diffusion_loss(model, found, 1, 1, settings), muon=True)],
+    record = train(folder, settings, [Objective("image", model, diffusion_loss(model, found, 1, 1, settings), muon=True)],
                    strip=strip(model, found, out, frames=1), resume=resume)
     model.save_pretrained(folder, card("image LDM (theta)", data, size, record, {}), SHIPPED_IN)
     return record
@@ -507,7 +509,7 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
     layers = TemporalLayers.from_pretrained(start, theta).train() if start else insert(theta, **dial.temporal)
     model = VideoModel(theta, layers)
     loss = diffusion_loss(model, found, dial.frames, dial.stride, settings)
-    record = train(folder, settings, [Player("temporal", layers, loss, muon=True)],
+    record = train(folder, settings, [Objective("temporal", layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}), SHIPPED_IN)
@@ -522,7 +524,7 @@ def train_prediction(data="actions", size="s", out="runs/actions-s", steps=None,
     MINI: with S = 0 it makes key frames as before: one phi for sections 3.1 and 3.2.
     """
     dial = dial_at(size, data)
-    return _train_told("prediction", training_latents(data, dial, out), dial.frames, dial.stride, told_first,
+    return _train_with_context("prediction", training_latents(data, dial, out), dial.frames, dial.stride, prediction_context,
                        start or Path(out) / "temporal", data, size, out, steps, seed, resume)
 
 
@@ -536,11 +538,11 @@ def train_interpolation(data="driving", size="s", out="runs/driving-s", steps=No
     dial = dial_at(size, data)
     clips = [driving.Drive(seed, 5, dial.pixels, fps, start=3 * (seed % 3))
              for seed in driving.seeds("train", dial.drives) for fps in INTERPOLATION_FPS]
-    return _train_told("interpolation", training_latents(data, dial, out, clips), 5, 1, told_ends,
+    return _train_with_context("interpolation", training_latents(data, dial, out, clips), 5, 1, interpolation_context,
                        start or Path(out) / "prediction", data, size, out, steps, seed, resume, regimes=2)
 
 
-def _train_told(stage, found, frames, stride, told, start, data, size, out, steps, seed, resume, **options):
+def _train_with_context(stage, found, frames, stride, told, start, data, size, out, steps, seed, resume, **options):
     """A stage of eq. (3): temporal layers from `start`, with room for c_S, trained with theta frozen."""
     settings, folder = settings_for(size, stage, steps, seed, data), Path(out) / stage
     theta = UNet.from_pretrained(Path(out) / "image").to(machine.device()).requires_grad_(False)
@@ -548,11 +550,11 @@ def _train_told(stage, found, frames, stride, told, start, data, size, out, step
     layers = TemporalLayers.from_pretrained(start, theta)
     options |= dict(context_channels=theta.config.in_channels + 1)
     if any(name not in layers.settings["options"] for name in options):
-        layers = grow(layers, theta, **options)
+        layers = extend(layers, theta, **options)
     model = VideoModel(theta, layers.train())
     told = partial(told, model=model) if stage == "prediction" else told
     loss = diffusion_loss(model, found, frames, stride, settings, told=told)
-    record = train(folder, settings, [Player(stage, layers, loss, muon=True)],
+    record = train(folder, settings, [Objective(stage, layers, loss, muon=True)],
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}), resume=resume)
     layers.save_pretrained(folder, card(f"{stage} layers (phi)", data, size, record, {}), SHIPPED_IN)
     return record
@@ -566,11 +568,11 @@ def train_boxes(data="driving", size="s", out="runs/driving-s", steps=None, seed
     if not (Path(out) / "image" / weights.WEIGHTS).is_file():
         raise FileNotFoundError(f"no image model in {out}; first: python -m vldm_mini train image --data {data}")
     torch.manual_seed(seed)
-    model = UNet.from_pretrained(start) if start else widen(UNet.from_pretrained(Path(out) / "image"), BOX_CHANNELS)
+    model = UNet.from_pretrained(start) if start else add_input_channels(UNet.from_pretrained(Path(out) / "image"), BOX_CHANNELS)
     model = model.train().to(machine.device())
     told = lambda z, windows, draw: dict(concat=boxes_at(found, windows, draw, *z.shape[2:]))           # noqa: E731
     loss = diffusion_loss(model, found, 1, 1, settings, told=told)
-    record = train(folder, settings, [Player("boxes", model, loss, muon=True)], resume=resume)
+    record = train(folder, settings, [Objective("boxes", model, loss, muon=True)], resume=resume)
     model.save_pretrained(folder, card("boxes to image LDM", data, size, record, {}), SHIPPED_IN)
     return record
 
@@ -598,28 +600,28 @@ def strip(model, found, out, frames, rows=4, steps=10):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The judges: no part of the model, made before it from real clips alone.
+# The classifiers: no part of the model, made before it from real clips alone.
 
-def train_judges(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
-    """Networks that measure the others: of `actions` metrics.Judges, of `driving` judges.DriveJudge and CarFinder.
+def train_classifiers(data="actions", size="s", out="runs/actions-s", steps=None, seed=0, resume=True, start=None):
+    """Networks that measure the others: of `actions` action_classifiers.ActionClassifiers, of `driving` driving_classifiers.SceneClassifier and CarFinder.
 
-    Saves out/judges. One size, and minutes long; of `actions`, a run that was stopped starts again. Raises ValueError
+    Saves out/classifiers. One size, and minutes long; of `actions`, a run that was stopped starts again. Raises ValueError
     for another set.
     """
     if data not in ("actions", "driving"):
-        raise ValueError(f"the judges know the actions and persons of `actions`, and `driving`, not {data!r}: "
+        raise ValueError(f"the classifiers know the actions and persons of `actions`, and `driving`, not {data!r}: "
                          "give --data actions or --data driving")
     if start:
-        raise ValueError("the judges are always trained from nothing: leave --start out")
+        raise ValueError("the classifiers are always trained from nothing: leave --start out")
     if data == "driving":
-        return judges.train_judges(Path(out) / "judges", seed, steps, resume=resume)
+        return driving_classifiers.train_classifiers(Path(out) / "classifiers", seed, steps, resume=resume)
     from tqdm.auto import tqdm
 
-    with tqdm(desc="judges", total=steps or metrics.JUDGE_STEPS, mininterval=0.5) as bar:
+    with tqdm(desc="classifiers", total=steps or action_classifiers.CLASSIFIER_STEPS, mininterval=0.5) as bar:
         def progress(step, loss):
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
-        return metrics.train_judges(Path(out) / "judges", seed, steps=steps or metrics.JUDGE_STEPS, progress=progress)
+        return action_classifiers.train_classifiers(Path(out) / "classifiers", seed, steps=steps or action_classifiers.CLASSIFIER_STEPS, progress=progress)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -646,4 +648,4 @@ def card(what, data, size, record, metrics):
 
 STAGES = {"autoencoder": train_autoencoder, "decoder": train_decoder, "image": train_image, "temporal": train_temporal,
           "prediction": train_prediction, "interpolation": train_interpolation, "boxes": train_boxes,
-          "judges": train_judges}
+          "classifiers": train_classifiers}

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import show
-from .datasets.video import HELD_OUT_PAIRS
-from .pipeline import VideoLDM
+from vldm_mini.datasets.video import HELD_OUT_PAIRS
+from vldm_mini.pipeline import VideoLDM
+from vldm_mini.teaching import pictures
 
 PERSONS = (0, 3)  # MINI: each of these two has one action that the generators never saw together with this person
 LONG = 16  # frames of the long film: twice what the temporal layers were trained on
@@ -101,18 +101,18 @@ def write(out: Path, image, video, long, facts: dict, log: Log, fps: float) -> P
     """The page, a movie, a film strip. image, video (n t 3 h w), long (t 3 h w) in [-1, 1] -> path of the page."""
     some = list(range(0, len(video), max(1, len(video) // 4)))[:4]
     pairs = torch.stack([torch.stack([image[i], video[i]]) for i in some])  # n 2 t 3 h w
-    strip = show.strip(pairs.flatten(0, 1), alt="image model, video model, and so on, one film a row")
+    strip = pictures.strip(pairs.flatten(0, 1), alt="image model, video model, and so on, one film a row")
     strip.save(out / "strip.png")
-    gap = torch.zeros(*pairs.shape[2:4], show.GAP, pairs.shape[5])  # t 3 gap w
+    gap = torch.zeros(*pairs.shape[2:4], pictures.GAP, pairs.shape[5])  # t 3 gap w
     columns = torch.stack([torch.cat([pair[0], gap, pair[1]], dim=-2) for pair in pairs])  # image above video
-    movie = show.movie(columns, fps=fps, alt="four films: the image model above, the video model below")
+    movie = pictures.movie(columns, fps=fps, alt="four films: the image model above, the video model below")
     movie.save(out / "films.webp")
     try:
         movie.save(out / "films.mp4")
     except ImportError:
         print("films.mp4 is left out: PyAV is not installed (pip install av)")
     text = page(image, video, long, facts, log, fps, strip)
-    return show.write_beside(out / "index.html", text.encode())
+    return pictures.write_beside(out / "index.html", text.encode())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def write(out: Path, image, video, long, facts: dict, log: Log, fps: float) -> P
 
 def _film(x: np.ndarray, alt: str, row: int, size: int) -> str:
     """A film as one wide picture (`t h w 3`) of which a script shows one frame at a time; a line marks `row`."""
-    sheet = show.uri(show.encode_image(np.concatenate(list(x), axis=1), "webp", quality=92, method=4), "webp")
+    sheet = pictures.uri(pictures.encode_image(np.concatenate(list(x), axis=1), "webp", quality=92, method=4), "webp")
     style = f"width:{size}px;height:{size}px;background-size:{len(x) * 100}% 100%;background-image:url({sheet})"
     line = f'<i class="row" style="top:{100 * (row + 0.5) / x.shape[1]:.1f}%"></i>'
     name = f'role="img" aria-label="{html.escape(alt)}" data-frames="{len(x)}"'
@@ -130,18 +130,18 @@ def _film(x: np.ndarray, alt: str, row: int, size: int) -> str:
 
 def _slice(x: np.ndarray, alt: str, row: int, size: int) -> str:
     """The x-t slice of a film, with a mark at the moment that is shown."""
-    image = show.encode_image(x[:, row])  # t w 3: each moment one pixel high, enlarged by the page
-    img = f'<img src="{show.uri(image, "png")}" alt="{html.escape(alt)}" style="width:{size}px;height:{size}px">'
+    image = pictures.encode_image(x[:, row])  # t w 3: each moment one pixel high, enlarged by the page
+    img = f'<img src="{pictures.uri(image, "png")}" alt="{html.escape(alt)}" style="width:{size}px;height:{size}px">'
     mark = f'<i class="now" style="height:{100 / len(x):.2f}%"></i>'
     return f'<div class="xt" data-frames="{len(x)}" style="width:{size}px;height:{size}px">{img}{mark}</div>'
 
 
 def _pair(image, video, name: str, size: int) -> str:
     """Image model over video model, each film beside its x-t slice of one and the same pixel row."""
-    row = show.moving_row(video)
+    row = pictures.moving_row(video)
     rows = ""
     for frames, word in ((image, "image model"), (video, "video model")):
-        x, alt = show.pixels(frames)[0], f"{word}: {name}"
+        x, alt = pictures.pixels(frames)[0], f"{word}: {name}"
         change = float(np.abs(np.diff(x.astype(float), axis=0)).mean() / 127.5)
         rows += (
             f'<div class="line"><span class="tag">{word}<small>change {change:.2f}</small></span>'
@@ -169,14 +169,14 @@ def _rows(log: Log) -> str:
 
 def page(image, video, long, facts: dict, log: Log, fps: float, strip) -> str:
     """One self-contained HTML page: no script, font or picture comes from elsewhere."""
-    x, row = show.pixels(long)[0], show.moving_row(long)
+    x, row = pictures.pixels(long)[0], pictures.moving_row(long)
     hero = min(3, len(video) - 1)  # the second action by the second person
     values = dict(
         hero=_pair(image[hero], video[hero], facts["names"][hero], 224), hero_name=html.escape(facts["names"][hero]),
         cards=_cards(image, video, facts), long_name=html.escape(facts["long"]), frames=video.shape[1],
         long=_film(x, f"video model: {facts['long']}, {len(x)} frames", row, 224)
         + _slice(x, "x-t slice of the long film", row, 224),
-        long_frames=len(x), long_strip=show.strip(long, scale=1, alt=f"the {len(x)} frames of the film above").html(),
+        long_frames=len(x), long_strip=pictures.strip(long, scale=1, alt=f"the {len(x)} frames of the film above").html(),
         strip=strip.html(), seed=facts["seed"], steps=facts["steps"], table=_rows(log),
         data=json.dumps(dict(ms=round(1000 / fps), frames=len(x), rounds=2)),
     )  # fmt: skip

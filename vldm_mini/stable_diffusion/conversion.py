@@ -7,7 +7,7 @@ fresh temporal layers into a `UNet2DConditionModel`; `from_spatio_temporal` take
 import torch
 from torch import nn
 
-from .temporal import TemporalAttention, TemporalConv, insert
+from vldm_mini.temporal import TemporalAttention, TemporalConv, insert
 
 BLOCKS = {"CrossAttnDownBlockSpatioTemporal": "CrossAttnDownBlock2D", "DownBlockSpatioTemporal": "DownBlock2D",
           "CrossAttnUpBlockSpatioTemporal": "CrossAttnUpBlock2D", "UpBlockSpatioTemporal": "UpBlock2D"}

@@ -1,9 +1,9 @@
-"""The judges of `driving`: networks that say what a film shows, trained on rendered films before any generator was.
+"""The classifiers of `driving`: networks that say what a film shows, trained on rendered films before any generator was.
 
-    judge = DriveJudge.from_pretrained(folder)        # light, cars, speed of a film; features for Fréchet distances
+    classify = SceneClassifier.from_pretrained(folder)        # light, cars, speed of a film; features for Fréchet distances
     finder = CarFinder.from_pretrained(folder)        # boxes of the cars in a frame
 
-Paper: section 4 asks I3D and people. MINI: neither speaks of 64x128, so that the judges are our own and small, and
+Paper: section 4 asks I3D and people. MINI: neither speaks of 64x128, so that the classifiers are our own and small, and
 learn from seeds that no generator sees. (Those of `actions` stand in `metrics`.) Chapters 09 and 12 use them.
 """
 import json
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from . import metrics
-from .blocks import ResBlock, group_norm
-from .datasets import driving, video
-from .training import Player, Settings, rng, train
-from .weights import CARD, Pretrained, write_text
+from vldm_mini.blocks import ResBlock, group_norm
+from vldm_mini.datasets import driving, video
+from vldm_mini.evaluation import action_classifiers, measures
+from vldm_mini.training import Objective, Settings, rng, train
+from vldm_mini.weights import CARD, Pretrained, write_text
 
 FRAMES = 8                                    # of a film, one key frame after the other
 NOISE, FLICKER = 0.3, 0.3                     # the most that is added in training, of values in [-1, 1]
@@ -36,12 +36,12 @@ def _conv(c_in, c_out, stride=1, dims=2):
 # What a film shows.
 
 @dataclass(frozen=True)
-class DriveJudgeConfig:
+class SceneClassifierConfig:
     channels: tuple = (24, 48, 64)
 
 
 @dataclass(frozen=True)
-class DriveVerdict:
+class ScenePrediction:
     """Of n films: night (n,) bool; cars (n, t) in sight in each frame; speed (n,) m/s; in float64 the features of the
     frames (n, t, 64) and of the films (n, 64)."""
     night: torch.Tensor
@@ -51,15 +51,15 @@ class DriveVerdict:
     films: torch.Tensor
 
 
-class DriveJudge(Pretrained, nn.Module):
+class SceneClassifier(Pretrained, nn.Module):
     """Looks at each frame, then at how what it saw changes. Films (b t 3 64 128) in [-1, 1].
 
     MINI: it also learns how much noise and flicker were added and if the frames are in order: features that know of
     light, cars and speed alone would not mind a film that flickers, and a distance made of them would not either.
     """
-    config_class = DriveJudgeConfig
+    config_class = SceneClassifierConfig
 
-    def __init__(self, config=DriveJudgeConfig()):
+    def __init__(self, config=SceneClassifierConfig()):
         super().__init__()
         self.config, (a, b, c) = config, config.channels
         self.see = nn.Sequential(nn.PixelUnshuffle(2), *_conv(12, a), *_conv(a, b, 2))                  # b/frame 16 32
@@ -71,7 +71,7 @@ class DriveJudge(Pretrained, nn.Module):
     def features(self, films):
         """-> of the frames (b t c), of the film (b c)."""
         if films.ndim != 5 or films.shape[1] < 2 or films.shape[2:] != (3, 64, 128):
-            raise ValueError("the judge wants films (b, t, 3, 64, 128) of two frames or more, "
+            raise ValueError("the classify wants films (b, t, 3, 64, 128) of two frames or more, "
                              f"got {tuple(films.shape)}")
         b = len(films)
         seen = self.see(rearrange(films, "b t c h w -> (b t) c h w"))
@@ -84,15 +84,15 @@ class DriveJudge(Pretrained, nn.Module):
         return self.of_frame(frames), self.of_film(film)
 
     @torch.no_grad()
-    def judge(self, films, batch=16):
-        """(n t 3 64 128) in [-1, 1] -> DriveVerdict."""
+    def classify(self, films, batch=16):
+        """(n t 3 64 128) in [-1, 1] -> ScenePrediction."""
         frames, film = (torch.cat(x) for x in zip(*[self.features(part.float()) for part in films.split(batch)]))
         seen, told = self.of_frame(frames), self.of_film(film)
         speed = (told[:, 0] * driving.MAX_SPEED).clamp(0, driving.MAX_SPEED)
-        return DriveVerdict(seen[..., 0].mean(1) > 0, seen[..., 1].clamp(min=0), speed, frames.double(), film.double())
+        return ScenePrediction(seen[..., 0].mean(1) > 0, seen[..., 1].clamp(min=0), speed, frames.double(), film.double())
 
 
-def spoil(films, noise, flicker, generators):
+def corrupt(films, noise, flicker, generators):
     """Films (b t 3 h w) with noise of that deviation in every pixel, and frames brighter or darker, each by a number of
     deviation `flicker`, both (b,). generators: one a film."""
     shape = films.shape[1:]
@@ -110,8 +110,8 @@ def _drives(split, n):
     return films, of("night")[:, 0], of("cars"), of("speed").mean(1)
 
 
-def judge_loss(judge, drives, seed):
-    """The loss of training.Player: light, cars, speed of films; noise, flicker, order of films that were spoilt."""
+def classifier_loss(classify, drives, seed):
+    """The loss of training.Objective: light, cars, speed of films; noise, flicker, order of films that were spoilt."""
     films, night, cars, speed = drives
 
     def loss(step, samples):
@@ -121,10 +121,10 @@ def judge_loss(judge, drives, seed):
         # half of the films with noise, half with flicker, a quarter with frames in any order
         noise, flicker = (u[:, k] * most * (u[:, k] < 0.5) * 2 for k, most in ((0, NOISE), (1, FLICKER)))
         mixed = u[:, 2] < 0.25
-        orders = torch.stack([metrics.shuffled(x.shape[1], g) for g in draw])
+        orders = torch.stack([action_classifiers.shuffled(x.shape[1], g) for g in draw])
         orders = torch.where(mixed[:, None], orders, torch.arange(x.shape[1]))
         each = torch.arange(len(x))[:, None]
-        frames, film = judge(spoil(x[each, orders], noise, flicker, draw))
+        frames, film = classify(corrupt(x[each, orders], noise, flicker, draw))
         moving = speed[i] > 0.5                                                         # who stands has no order
         total = (F.binary_cross_entropy_with_logits(frames[..., 0], night[i, None].expand_as(frames[..., 0]))
                  + F.smooth_l1_loss(frames[..., 1], cars[i[:, None], orders])
@@ -189,7 +189,7 @@ def _apart(boxes, most=0.5):
     """Boxes, best first, without those that lie on a better one."""
     kept = []
     for box in boxes:
-        if not kept or float(metrics.iou(box[None, :4], torch.stack(kept)[:, :4]).max()) < most:
+        if not kept or float(measures.iou(box[None, :4], torch.stack(kept)[:, :4]).max()) < most:
             kept.append(box)
     return torch.stack(kept) if kept else boxes[:0]
 
@@ -223,7 +223,7 @@ def _frames(split, n, length=4):
 
 
 def finder_loss(finder, found, seed):
-    """The loss of training.Player: focal loss of the middles, L1 of places and sizes (Zhou et al. 2019, eq. 1 to 3)."""
+    """The loss of training.Objective: focal loss of the middles, L1 of insertion_points and sizes (Zhou et al. 2019, eq. 1 to 3)."""
     films, boxes, seen = found
 
     def loss(step, samples):
@@ -240,8 +240,8 @@ def finder_loss(finder, found, seed):
         p = out[:, 0].sigmoid().clamp(1e-4, 1 - 1e-4)
         hit = -((1 - p) ** 2 * p.log() * middle).sum()
         miss = -((1 - heat) ** 4 * p ** 2 * (1 - p).log() * ~middle * care).sum()
-        places = ((out[:, 1:] - values).abs() * middle[:, None]).sum((0, 2, 3)) @ torch.tensor([0.3, 0.3, 1.0, 1.0])
-        return (hit + miss + places) / middle.sum().clamp(min=1), {}
+        insertion_points = ((out[:, 1:] - values).abs() * middle[:, None]).sum((0, 2, 3)) @ torch.tensor([0.3, 0.3, 1.0, 1.0])
+        return (hit + miss + insertion_points) / middle.sum().clamp(min=1), {}
     return loss
 
 
@@ -252,7 +252,7 @@ def hits(found, true, seen, least=0.4):
     """
     left, hit, stray = seen.clone(), 0, 0
     for box in found:
-        over = metrics.iou(box[None, :4], true)[0] if len(true) else torch.zeros(0)
+        over = measures.iou(box[None, :4], true)[0] if len(true) else torch.zeros(0)
         best = torch.where(left, over, torch.zeros_like(over))
         if len(over) and float(best.max()) >= least:
             left[int(best.argmax())] = False
@@ -265,70 +265,70 @@ def hits(found, true, seen, least=0.4):
 # ---------------------------------------------------------------------------------------------------------------------
 # Training, and what they say of films they have not seen.
 
-JUDGE_SETTINGS = Settings(steps=1400, batch=8, lr=2e-3)
+SCENE_SETTINGS = Settings(steps=1400, batch=8, lr=2e-3)
 FINDER_SETTINGS = Settings(steps=1600, batch=16, lr=2e-3)
 
 
-def train_judges(folder, seed=0, steps=None, drives=700, resume=True):
-    """Train both and save them in folder/judge and folder/finder -> the figures on held-out seeds."""
+def train_classifiers(folder, seed=0, steps=None, drives=700, resume=True):
+    """Train both and save them in folder/classify and folder/finder -> the figures on held-out seeds."""
     from dataclasses import replace
     folder, minutes = Path(folder), {}
-    for name, model, settings, data, make in (("judge", DriveJudge(), JUDGE_SETTINGS, _drives, judge_loss),
+    for name, model, settings, data, make in (("scene", SceneClassifier(), SCENE_SETTINGS, _drives, classifier_loss),
                                               ("finder", CarFinder(), FINDER_SETTINGS, _frames, finder_loss)):
         torch.manual_seed(seed)
         model = type(model)()
         settings = replace(settings, seed=seed, steps=steps or settings.steps)
-        record = train(folder / name, settings, [Player(name, model, make(model, data("judges", drives), seed))],
+        record = train(folder / name, settings, [Objective(name, model, make(model, data("classifiers", drives), seed))],
                        resume=resume)
         model.save_pretrained(folder / name)
         minutes[name] = record.minutes
-    table = judge_table(folder) | {"minutes": minutes}
+    table = classifier_table(folder) | {"minutes": minutes}
     write_text(folder / "table.json", json.dumps(table, indent=1) + "\n")
     for name in minutes:
         write_text(folder / name / CARD, CARD_TEXT.format(name=name, seed=seed, table=json.dumps(table, indent=1)))
     return table
 
 
-def judge_table(folder, n=100):
-    """The figures of saved judges on held-out seeds."""
-    judge = DriveJudge.from_pretrained(Path(folder) / "judge")
+def classifier_table(folder, n=100):
+    """The figures of saved classifiers on held-out seeds."""
+    classify = SceneClassifier.from_pretrained(Path(folder) / "scene")
     finder = CarFinder.from_pretrained(Path(folder) / "finder")
     films, night, cars, speed = _drives("held_out", n)
-    said = judge.judge(video.to_float(films))
+    said = classify.classify(video.to_float(films))
     frames, boxes, seen = _frames("held_out", n)
     counts = [hits(found, true, yes) for found, true, yes in
               zip(finder.find(video.to_float(frames[:, None])[:, 0]), boxes, seen)]
     hit, stray, missed = (sum(x) for x in zip(*counts))
     return {"night_accuracy": float((said.night == night.bool()).float().mean()),
-            "cars_spearman": metrics.spearman(said.cars.mean(1), cars.mean(1)),
-            "cars_mae": float((said.cars - cars).abs().mean()), "speed_spearman": metrics.spearman(said.speed, speed),
+            "cars_spearman": measures.spearman(said.cars.mean(1), cars.mean(1)),
+            "cars_mae": float((said.cars - cars).abs().mean()), "speed_spearman": measures.spearman(said.speed, speed),
             "speed_mae": float((said.speed - speed).abs().mean()), "finder_precision": hit / max(1, hit + stray),
             "finder_recall": hit / max(1, hit + missed), "films": len(films), "frames": len(frames),
-            **distance_ranks(judge, video.to_float(films))}
+            **distance_ranks(classify, video.to_float(films))}
 
 
-def distance_ranks(judge, films, levels=(0, 0.02, 0.04, 0.07, 0.1, 0.14)):
-    """Do the distances grow with noise and with flicker that are added to films? Rank correlations with the level, and
+def distance_ranks(classify, films, levels=(0, 0.02, 0.04, 0.07, 0.1, 0.14)):
+    """Do the distances extend with noise and with flicker that are added to films? Rank correlations with the level, and
     the distances, of films spoilt from the same films as they are."""
-    real, zero, found = judge.judge(films), torch.zeros(len(films)), {}
+    real, zero, found = classify.classify(films), torch.zeros(len(films)), {}
     for name in ("noise", "flicker"):
         at = lambda level: (zero + level, zero) if name == "noise" else (zero, zero + level)       # noqa: B023, E731
-        said = [judge.judge(spoil(films, *at(level), [rng(1, 0, k) for k in range(len(films))])) for level in levels]
+        said = [classify.classify(corrupt(films, *at(level), [rng(1, 0, k) for k in range(len(films))])) for level in levels]
         for kind in ("films", "frames"):
-            distances = [metrics.frechet(getattr(one, kind).flatten(0, -2), getattr(real, kind).flatten(0, -2))
+            distances = [measures.frechet(getattr(one, kind).flatten(0, -2), getattr(real, kind).flatten(0, -2))
                          for one in said]
             found[f"{kind}_{name}"] = distances
-            found[f"{kind}_{name}_spearman"] = metrics.spearman(distances, levels)
+            found[f"{kind}_{name}_spearman"] = measures.spearman(distances, levels)
     return found
 
 
 CARD_TEXT = """\
 # vldm_mini: {name} of `driving`
 
-Trained on rendered films of seeds of the split "judges", which no generator sees, before any generator was. For
+Trained on rendered films of seeds of the split "classifiers", which no generator sees, before any generator was. For
 measuring generators of `driving` at 64x128, and nothing else.
 
-Recipe: `python -m vldm_mini train judges --data driving`, seed {seed}. Licence: Apache-2.0.
+Recipe: `python -m vldm_mini train classifiers --data driving`, seed {seed}. Licence: Apache-2.0.
 
 On held-out seeds:
 

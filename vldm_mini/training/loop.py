@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import machine
-from .weights import load_into, load_state, replacing, save_state, write_text
+from vldm_mini import machine
+from vldm_mini.weights import load_into, load_state, replacing, save_state, write_text
 
 LEVELS = 10                                   # bins of tau in which the recorder keeps the loss
 
@@ -38,8 +38,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Player:
-    """A module and its loss. Each step, every player takes one step; an autoencoder and its critic are two players.
+class Objective:
+    """A module and its loss. Each step, every objective takes one step; an autoencoder and its critic are two objectives.
 
     loss(step, samples) -> (scalar to minimise, {name: float, or "tau" and "loss": one value a sample}), or None to sit
     this step out. samples: list of sample numbers, to be used with `rng`.
@@ -50,13 +50,6 @@ class Player:
     lr_scale: float = 1.0
     betas: tuple = (0.9, 0.99)
     muon: bool = False                        # Muon for its matrices, AdamW for the rest; else AdamW for all
-
-
-def rng(seed, step, sample):
-    """The random generator of one sample of one step: the same wherever and whenever it is drawn."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample * 0x94D049BB133111EB) % 2 ** 64
-    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) % 2 ** 64                 # spread neighbours apart
-    return torch.Generator().manual_seed((mixed ^ mixed >> 32) % 2 ** 63)
 
 
 class Muon(torch.optim.Optimizer):
@@ -92,12 +85,12 @@ def orthogonal(x, steps=5):
     return x
 
 
-def optimizers(player):
-    """The optimisers of a player's trainable parameters. Muon is for hidden layers: both sides of the matrix >= 16."""
-    ps = [p for p in player.module.parameters() if p.requires_grad]
-    wide = [p for p in ps if player.muon and p.ndim > 1 and min(p.flatten(1).shape) >= 16]
+def optimizers(objective):
+    """The optimisers of a objective's trainable parameters. Muon is for hidden layers: both sides of the matrix >= 16."""
+    ps = [p for p in objective.module.parameters() if p.requires_grad]
+    wide = [p for p in ps if objective.muon and p.ndim > 1 and min(p.flatten(1).shape) >= 16]
     rest = [p for p in ps if not any(p is q for q in wide)]
-    found = [torch.optim.AdamW(rest, lr=0.0, betas=player.betas, weight_decay=0.01)]
+    found = [torch.optim.AdamW(rest, lr=0.0, betas=objective.betas, weight_decay=0.01)]
     return [*found, Muon(wide, lr=0.0)] if wide else found
 
 
@@ -162,15 +155,15 @@ def levels(tau, loss, num_steps=1000):
     return [round(float(loss[bins == k].mean()), 5) if (bins == k).any() else None for k in range(LEVELS)]
 
 
-def train(folder, settings, players, watch=None, strip=None, num_strips=12, resume=True, progress=True):
-    """Train the players; returns the Record. The first player's module ends with its EMA weights.
+def train(folder, settings, objectives, watch=None, strip=None, num_strips=12, resume=True, progress=True):
+    """Train the objectives; returns the Record. The first objective's module ends with its EMA weights.
 
     folder: gets state.pt (tensors only), record.json and strips. watch() -> dict put into the record (alphas, say);
     strip() -> PIL image from fixed noise, at `num_strips` moments evenly spaced in log steps.
     A run killed at any moment goes on from its last checkpoint and ends in the same weights.
     """
     from tqdm.auto import tqdm
-    run = _Run(Path(folder), settings, players, resume)
+    run = _Run(Path(folder), settings, objectives, resume)
     moments = {round(math.exp(k / (num_strips - 1) * math.log(settings.steps))) for k in range(num_strips)}
     bar = tqdm(range(run.step, settings.steps), initial=run.step, total=settings.steps, mininterval=0.5,
                disable=not progress)
@@ -187,20 +180,20 @@ def train(folder, settings, players, watch=None, strip=None, num_strips=12, resu
             run.save()
             saved = time.monotonic()
     run.save()
-    run.ema.copy_to(players[0].module)
+    run.ema.copy_to(objectives[0].module)
     return run.record
 
 
 class _Run:
-    """The state of a run: players, optimisers, EMA, record, step."""
+    """The state of a run: objectives, optimisers, EMA, record, step."""
 
-    def __init__(self, folder, settings, players, resume):
-        self.folder, self.settings, self.players, self.step = folder, settings, players, 0
-        self.device = next(players[0].module.parameters()).device
+    def __init__(self, folder, settings, objectives, resume):
+        self.folder, self.settings, self.objectives, self.step = folder, settings, objectives, 0
+        self.device = next(objectives[0].module.parameters()).device
         self.precision = settings.precision or machine.probe_precision(self.device)
-        self.parameters = [[p for p in player.module.parameters() if p.requires_grad] for player in players]
-        self.optimizers = [optimizers(player) for player in players]
-        self.ema = EMA(players[0].module, settings.ema)
+        self.parameters = [[p for p in objective.module.parameters() if p.requires_grad] for objective in objectives]
+        self.optimizers = [optimizers(objective) for objective in objectives]
+        self.ema = EMA(objectives[0].module, settings.ema)
         self.record = Record(dict(asdict(settings), precision=self.precision), provenance())
         for part in folder.glob(".*.part"):                       # what a killed process was writing
             part.unlink()
@@ -209,26 +202,26 @@ class _Run:
         self.began = time.monotonic() - 60 * self.record.minutes
 
     def one_step(self, step):
-        """Every player's step. -> the logs of all players."""
+        """Every objective's step. -> the logs of all objectives."""
         logs, samples = {}, list(range(self.settings.batch))
-        for player, ps, pair in zip(self.players, self.parameters, self.optimizers):
+        for objective, ps, pair in zip(self.objectives, self.parameters, self.optimizers):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                answer = player.loss(step, samples)
+                answer = objective.loss(step, samples)
             if answer is None:
                 continue
             loss, more = answer
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss of {player.name} is {loss.item()} at step {step}; the last "
+                raise FloatingPointError(f"the loss of {objective.name} is {loss.item()} at step {step}; the last "
                                          f"checkpoint in {self.folder} is whole. Try a smaller lr")
-            player.module.zero_grad(set_to_none=True)
+            objective.module.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(ps, self.settings.clip_norm)
             for optimizer in pair:
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(self.settings, step) * player.lr_scale
+                    group["lr"] = learning_rate(self.settings, step) * objective.lr_scale
                 optimizer.step()
-            logs.update({player.name: loss.item()}, **more)
-        self.ema.update(self.players[0].module)
+            logs.update({objective.name: loss.item()}, **more)
+        self.ema.update(self.objectives[0].module)
         self.step = step + 1
         return logs
 
@@ -244,7 +237,7 @@ class _Run:
 
     def draw(self, step, strip):
         """A film strip from the EMA weights and always the same noise."""
-        module, name = self.players[0].module, f"strip_{step:06d}.webp"
+        module, name = self.objectives[0].module, f"strip_{step:06d}.webp"
         kept = {k: p.detach().clone() for k, p in module.named_parameters()}
         self.ema.copy_to(module)
         with replacing(self.folder / name) as beside:
@@ -257,7 +250,7 @@ class _Run:
     def save(self):
         """Everything a resumed run needs, written beside and renamed."""
         self.record.minutes = round((time.monotonic() - self.began) / 60, 3)
-        state = dict(step=self.step, modules=[player.module.state_dict() for player in self.players],
+        state = dict(step=self.step, modules=[objective.module.state_dict() for objective in self.objectives],
                      optimizers=[optimizer.state_dict() for pair in self.optimizers for optimizer in pair],
                      ema=dict(shadow=self.ema.shadow, count=self.ema.count), record=asdict(self.record),
                      settings=asdict(self.settings))
@@ -270,8 +263,8 @@ class _Run:
             changed = [k for k, v in asdict(self.settings).items() if state["settings"].get(k) != v]
             raise ValueError(f"{self.folder} holds a run with other settings ({', '.join(changed)}); "
                              "give another --out, or --no-resume to start anew")
-        for player, tensors in zip(self.players, state["modules"]):
-            load_into(player.module, tensors, str(self.folder))
+        for objective, tensors in zip(self.objectives, state["modules"]):
+            load_into(objective.module, tensors, str(self.folder))
         for optimizer, values in zip([o for pair in self.optimizers for o in pair], state["optimizers"]):
             optimizer.load_state_dict(values)
         self.ema.shadow, self.ema.count = state["ema"]["shadow"], state["ema"]["count"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vldm_mini import show
+from vldm_mini.teaching import pictures
 
 
 def film(t=6, h=16, w=16, speed=2):
@@ -22,17 +22,17 @@ def test_every_accepted_layout_gives_the_same_pixels():
     x = film()
     byte = ((x + 1) * 127.5).round().to(torch.uint8)
     for other in (x.numpy(), x.bfloat16(), x[None], byte, byte.movedim(1, -1), byte.movedim(1, -1).numpy(), x[:, :1]):
-        assert np.array_equal(show.pixels(other), show.pixels(x))
-    assert show.pixels([x, x]).shape == (2, 6, 16, 16, 3)
+        assert np.array_equal(pictures.pixels(other), pictures.pixels(x))
+    assert pictures.pixels([x, x]).shape == (2, 6, 16, 16, 3)
 
 
 def test_three_rows_of_uint8_pixels_are_not_taken_for_channels():
-    assert show.pixels(torch.zeros(5, 3, 8, 3, dtype=torch.uint8)).shape == (1, 5, 8, 3, 3)
-    assert show.pixels(torch.zeros(5, 1, 8, 3, dtype=torch.uint8)).shape == (1, 5, 1, 8, 3)
+    assert pictures.pixels(torch.zeros(5, 3, 8, 3, dtype=torch.uint8)).shape == (1, 5, 8, 3, 3)
+    assert pictures.pixels(torch.zeros(5, 1, 8, 3, dtype=torch.uint8)).shape == (1, 5, 1, 8, 3)
 
 
 def test_values_outside_of_the_range_are_clamped():
-    assert np.array_equal(show.pixels(film() * 3), show.pixels(film()))
+    assert np.array_equal(pictures.pixels(film() * 3), pictures.pixels(film()))
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_values_outside_of_the_range_are_clamped():
 )
 def test_wrong_frames_are_told_in_a_sentence(frames, message):
     with pytest.raises(ValueError, match=message):
-        show.movie(frames)
+        pictures.movie(frames)
 
 
 def test_the_slice_of_a_moving_bar_is_a_slanted_line_and_of_a_still_one_upright():
-    moving, still = (show.slice(film(speed=s), row=3).image for s in (2, 0))
+    moving, still = (pictures.slice(film(speed=s), row=3).image for s in (2, 0))
     t, thick = 6, round(16 / 6)
     columns = lambda image: [int(image[i * thick, :, 0].argmax()) for i in range(t)]
     assert columns(moving) == [0, 2, 4, 6, 8, 10]
@@ -64,39 +64,39 @@ def test_the_slice_of_a_moving_bar_is_a_slanted_line_and_of_a_still_one_upright(
 def test_the_slice_takes_the_row_that_moves():
     x = torch.full((6, 3, 16, 16), -1.0)
     x[::2, :, 11] = 1.0
-    assert show.moving_row(x) == 11
-    assert "row 11" in show.slice(x).alt
+    assert pictures.moving_row(x) == 11
+    assert "row 11" in pictures.slice(x).alt
     with pytest.raises(ValueError, match="row 99"):
-        show.slice(x, row=99)
+        pictures.slice(x, row=99)
 
 
 def test_a_strip_has_one_column_a_frame_and_one_row_a_clip():
     x = torch.stack([film(), film()])
-    image = show.strip(x).image
-    assert image.shape == (2 * 16 + show.GAP, 6 * 16 + 5 * show.GAP, 3)
-    assert np.array_equal(image[:16, :16], show.pixels(x)[0, 0])
+    image = pictures.strip(x).image
+    assert image.shape == (2 * 16 + pictures.GAP, 6 * 16 + 5 * pictures.GAP, 3)
+    assert np.array_equal(image[:16, :16], pictures.pixels(x)[0, 0])
 
 
 def test_a_movie_plays_its_loops_and_stops_and_carries_its_alt_text():
-    m = show.movie(film(), fps=10, loop=3, alt='a "bar" moves')
+    m = pictures.movie(film(), fps=10, loop=3, alt='a "bar" moves')
     webp = Image.open(io.BytesIO(m.encode("webp")))
     assert (webp.n_frames, webp.info["loop"]) == (6, 3)
     webp.load()
     assert webp.info["duration"] == 100
     text = m._repr_html_()
     assert 'alt="a &quot;bar&quot; moves"' in text and "pixelated" in text and 'width="64"' in text
-    assert Image.open(io.BytesIO(m._repr_png_()[0])).size == (6 * 16 + 5 * show.GAP, 16)
+    assert Image.open(io.BytesIO(m._repr_png_()[0])).size == (6 * 16 + 5 * pictures.GAP, 16)
 
 
 def test_the_text_form_never_changes():
-    one, other = show.movie(film(), alt="bar"), show.movie(-film(), alt="bar")
+    one, other = pictures.movie(film(), alt="bar"), pictures.movie(-film(), alt="bar")
     assert repr(one) == repr(other) == "Movie(6 frames of 16x16, 8 fps: bar)"
-    assert "0x" not in repr(show.strip(film())) + repr(show.beside(show.slice(film())))
+    assert "0x" not in repr(pictures.strip(film())) + repr(pictures.beside(pictures.slice(film())))
 
 
 @pytest.mark.parametrize("suffix", ["webp", "gif", "mp4", "png"])
 def test_a_movie_is_saved_by_its_suffix_with_nothing_beside_it(tmp_path, suffix):
-    path = show.movie(film(h=15, w=17), scale=1).save(tmp_path / f"film.{suffix}")
+    path = pictures.movie(film(h=15, w=17), scale=1).save(tmp_path / f"film.{suffix}")
     assert path.stat().st_size > 100
     assert [p.name for p in tmp_path.iterdir()] == [f"film.{suffix}"]
 
@@ -105,7 +105,7 @@ def test_the_mp4_holds_the_frames_in_order(tmp_path):
     import av
 
     x = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 32, 32)
-    show.movie(x, scale=2, loop=2).save(tmp_path / "film.mp4")
+    pictures.movie(x, scale=2, loop=2).save(tmp_path / "film.mp4")
     with av.open(str(tmp_path / "film.mp4")) as container:
         means = [f.to_ndarray(format="rgb24").mean() for f in container.decode(video=0)]
     assert len(means) == 12
@@ -114,12 +114,12 @@ def test_the_mp4_holds_the_frames_in_order(tmp_path):
 
 def test_the_gif_counts_its_loops_as_showings(tmp_path):
     for loop in (1, 3):
-        path = show.movie(film(), loop=loop).save(tmp_path / "film.gif")
+        path = pictures.movie(film(), loop=loop).save(tmp_path / "film.gif")
         assert Image.open(path).info.get("loop", 0) == loop - 1
 
 
 def test_what_cannot_be_saved_is_told_and_leaves_nothing(tmp_path, monkeypatch):
-    m = show.movie(film())
+    m = pictures.movie(film())
     with pytest.raises(ValueError, match="film.avi"):
         m.save(tmp_path / "film.avi")
 
@@ -134,14 +134,14 @@ def test_what_cannot_be_saved_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_scrubber_carries_everything_and_falls_back_to_strips():
     films = [film(speed=s) for s in range(7)]
-    s = show.scrubber(films, [f"speed {i}" for i in range(7)], slices=True, alt="a bar")
+    s = pictures.scrubber(films, [f"speed {i}" for i in range(7)], slices=True, alt="a bar")
     page = s._repr_html_()
     assert page.count("data:image/webp") == 7 + 1 and page.count("data:image/png") == 7
     assert "http" not in page.replace("http://www.w3.org", "")
     still = page.split("<script>")[0]
     assert "<img" in still and "speed 6" in still
-    assert s._fallback().shape[0] == 5 * 16 + 4 * show.GAP  # five of the seven
-    assert page == show.scrubber(films, s.labels, slices=True, alt="a bar")._repr_html_()
+    assert s._fallback().shape[0] == 5 * 16 + 4 * pictures.GAP  # five of the seven
+    assert page == pictures.scrubber(films, s.labels, slices=True, alt="a bar")._repr_html_()
 
 
 def test_the_scrubber_takes_pictures_and_figures_and_closes_them():
@@ -149,14 +149,14 @@ def test_the_scrubber_takes_pictures_and_figures_and_closes_them():
 
     before = plt.get_fignums()
     figures = [plt.figure(figsize=(2, 1)) for _ in range(3)]
-    assert show.scrubber(figures, "abc").items[0].shape == (1, 80, 160, 3)
+    assert pictures.scrubber(figures, "abc").items[0].shape == (1, 80, 160, 3)
     assert plt.get_fignums() == before
-    assert show.scrubber(list(film()), range(6)).items[0].shape == (1, 16, 16, 3)
-    assert show.scrubber([show.strip(film())], ["strip"]).items[0].shape[0] == 1
+    assert pictures.scrubber(list(film()), range(6)).items[0].shape == (1, 16, 16, 3)
+    assert pictures.scrubber([pictures.strip(film())], ["strip"]).items[0].shape[0] == 1
 
 
 def test_labels_end_no_script():
-    page = show.scrubber([film()], ["</script><b>"])._repr_html_()
+    page = pictures.scrubber([film()], ["</script><b>"])._repr_html_()
     assert page.count("</script>") == 1
 
 
@@ -171,36 +171,36 @@ def test_labels_end_no_script():
 )
 def test_a_scrubber_that_cannot_be_made_is_told(things, labels, options, message):
     with pytest.raises(ValueError, match=message):
-        show.scrubber(things, labels, **options)
+        pictures.scrubber(things, labels, **options)
 
 
 def test_beside_puts_a_label_over_each():
-    page = show.beside(show.movie(film()), show.slice(film()), labels=["film", "x < t"])._repr_html_()
+    page = pictures.beside(pictures.movie(film()), pictures.slice(film()), labels=["film", "x < t"])._repr_html_()
     assert page.count("<img") == 2 and "x &lt; t" in page
     with pytest.raises(ValueError, match="1 pictures need 1 labels"):
-        show.beside(show.movie(film()), labels=["a", "b"])
+        pictures.beside(pictures.movie(film()), labels=["a", "b"])
 
 
 def test_alphas_are_drawn_one_point_a_layer():
-    ax = show.alphas({"down": torch.tensor(0.4), "mid": torch.tensor([0.2, 0.6])}, before=[0.5, 0.5])
+    ax = pictures.alphas({"down": torch.tensor(0.4), "mid": torch.tensor([0.2, 0.6])}, before=[0.5, 0.5])
     assert list(ax.lines[0].get_xdata()) == pytest.approx([0.4, 0.4])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["down", "mid"]
 
 
 def test_losses_are_drawn_from_the_rows_of_a_record():
     rows = [{"step": 10 * i, "losses": {"image": 1.0 + i}, "levels": [3.0, None if i < 2 else 1.0]} for i in range(4)]
-    line = show.losses(rows, smooth=2).lines[0]
+    line = pictures.losses(rows, smooth=2).lines[0]
     assert list(line.get_xdata()) == [10, 20, 30] and list(line.get_ydata()) == [1.5, 2.5, 3.5]
-    low, high = show.losses(rows, levels=True).lines
+    low, high = pictures.losses(rows, levels=True).lines
     assert len(low.get_xdata()) == 4 and list(high.get_xdata()) == [20, 30]
-    assert list(show.losses([{"step": 5, "loss": 2.0}]).lines[0].get_xdata()) == [5]
+    assert list(pictures.losses([{"step": 5, "loss": 2.0}]).lines[0].get_xdata()) == [5]
 
 
 def test_a_record_without_losses_is_told():
     with pytest.raises(ValueError, match="train for a few steps"):
-        show.losses([])
+        pictures.losses([])
     with pytest.raises(ValueError, match="train for a few steps"):
-        show.losses([{"step": 1, "loss": 1.0}], levels=True)
+        pictures.losses([{"step": 1, "loss": 1.0}], levels=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,22 +208,22 @@ def test_a_record_without_losses_is_told():
 
 
 def test_boxes_are_read_from_lines_of_four_numbers_far_ones_first():
-    assert show.read_boxes("0.5 0.4 0.7 0.9\n0.1, 0.4, 0.2, 0.5\n") == [(0.1, 0.4, 0.2, 0.5), (0.5, 0.4, 0.7, 0.9)]
-    assert show.read_boxes("  ") == []
+    assert pictures.read_boxes("0.5 0.4 0.7 0.9\n0.1, 0.4, 0.2, 0.5\n") == [(0.1, 0.4, 0.2, 0.5), (0.5, 0.4, 0.7, 0.9)]
+    assert pictures.read_boxes("  ") == []
 
 
 @pytest.mark.parametrize("line", ["0.5 0.4 0.7", "a b c d", "0.7 0.4 0.5 0.9", "0.5 0.4 0.7 1.2", "nan 0 1 1"])
 def test_a_line_that_is_no_box_is_named(line):
     with pytest.raises(ValueError, match="line 2, .* is no box: give four numbers"):
-        show.read_boxes("0.5 0.4 0.7 0.9\n" + line)
+        pictures.read_boxes("0.5 0.4 0.7 0.9\n" + line)
 
 
 def test_a_canvas_and_its_text_field_share_a_name_and_begin_with_the_boxes_given(monkeypatch):
     seen = []
     monkeypatch.setattr("IPython.display.display", lambda *things: seen.extend(things))
-    field = show.draw_boxes(torch.zeros(3, 8, 16), [(0.5, 0.4, 0.7, 0.9)], scale=2)
+    field = pictures.draw_boxes(torch.zeros(3, 8, 16), [(0.5, 0.4, 0.7, 0.9)], scale=2)
     page = seen[0].data
-    assert seen[1] is field and show.read_boxes(field.value) == [(0.5, 0.4, 0.7, 0.9)]
+    assert seen[1] is field and pictures.read_boxes(field.value) == [(0.5, 0.4, 0.7, 0.9)]
     (key,) = field._dom_classes
     assert f'id="{key}" width="32" height="16"' in page and f".{key} textarea" in page and "{{" not in page
 
@@ -238,7 +238,7 @@ def test_a_film_is_written_part_by_part_and_plays_while_it_grows(tmp_path):
                 with av.open(str(path)) as so_far:
                     seen.append(sum(1 for _ in so_far.decode(video=0)))
             yield torch.full((8, 3, 16, 30), k / 5)
-    show.save_growing(path, parts(), fps=2, scale=1)
+    pictures.save_growing(path, parts(), fps=2, scale=1)
     with av.open(str(path)) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 48 and frames[0].shape == (16, 30, 3)
@@ -246,4 +246,4 @@ def test_a_film_is_written_part_by_part_and_plays_while_it_grows(tmp_path):
     levels = [int(frame.mean()) for frame in frames[::8]]
     assert levels == sorted(levels) and levels[-1] - levels[0] > 80
     with pytest.raises(ValueError, match="an .mp4"):
-        show.save_growing(tmp_path / "film.webp", [], fps=2)
+        pictures.save_growing(tmp_path / "film.webp", [], fps=2)

@@ -1,0 +1,1 @@
+"""Evaluation (paper, section 4): measures with their baselines, classifiers, Fréchet distances."""

@@ -1,0 +1,1 @@
+"""Pictures, exercises, the demo page: what notebooks use."""
