@@ -15,7 +15,7 @@ class Fake:
     """Films whose frames are independent at alpha = 1 and move otherwise; keeps what it was asked."""
 
     def __init__(self):
-        self.config = SimpleNamespace(words=WORDS, frames=4, fps=8.0, steps=2)
+        self.config = SimpleNamespace(label_names=WORDS, frames=4, fps=8.0, steps=2)
         self.asked = []
 
     def labels(self, action, person):

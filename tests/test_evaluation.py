@@ -317,7 +317,7 @@ class FakeAutoencoder(torch.nn.Module):
 
 class FakeModel:
     """Answers a request with a window of a made clip of that action and person; at alpha = 1 with shuffled frames."""
-    config = SimpleNamespace(steps=3, scale=1.5, motion=2.0, eta=1.0)
+    config = SimpleNamespace(steps=3, label_guidance=1.5, temporal_guidance=2.0, eta=1.0)
 
     def __init__(self):
         self.autoencoder = FakeAutoencoder()
@@ -328,7 +328,7 @@ class FakeModel:
     def labels(self, action, person):
         return torch.tensor([[action, person]])
 
-    def latents(self, labels, frames, alpha, seed, steps, scale, noise, motion):
+    def latents(self, labels, frames, alpha, seed, steps, label_guidance, noise, temporal_guidance):
         films = []
         for i, (action, person) in enumerate(labels.tolist()):
             film = video.to_float(made_clip(action, person, seed=i).frames[:24:3])

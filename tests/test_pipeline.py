@@ -19,7 +19,8 @@ from vldm_mini.upsampler import SidewaysConv, Upsampler, UpsamplerConfig, VideoU
 from vldm_mini.weights import write_text
 
 WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
-CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=2, scale=1.5)
+CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=2, label_guidance=1.5, temporal_guidance=2.0, temporal_guidance_above=200,
+                        eta=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,9 @@ def bend(model):
 
 def test_a_folder_of_weights_comes_back_as_it_was_saved(model):
     assert model.theta.config == UNET and model.autoencoder.config == AUTOENCODER and len(model.layers.mixes) == 12
-    assert {k: v for k, v in asdict(model.config).items() if k != "words"} == \
-           {k: v for k, v in asdict(CONFIG).items() if k != "words"}
-    assert [(name, tuple(classes)) for name, classes in model.config.words] == list(WORDS)
+    assert {k: v for k, v in asdict(model.config).items() if k != "label_names"} == \
+           {k: v for k, v in asdict(CONFIG).items() if k != "label_names"}
+    assert [(name, tuple(classes)) for name, classes in model.config.label_names] == list(WORDS)
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "image", "temporal"])
@@ -143,7 +144,7 @@ def test_a_film_does_not_depend_on_how_many_are_made_with_it(model, bend):
 @torch.no_grad()
 def test_alpha_1_gives_the_frames_of_the_image_model_to_the_bit(model, bend):
     z, labels = model.noise(1, 4, seed=2)[0], bend.repeat(4, 1)
-    denoise = guided(lambda z, tau: model.theta(z, tau, labels), lambda z, tau: model.theta(z, tau), CONFIG.scale)
+    denoise = guided(lambda z, tau: model.theta(z, tau, labels), lambda z, tau: model.theta(z, tau), CONFIG.label_guidance)
     z = ddim(model.schedule, denoise, z, ddim_times(CONFIG.steps), "v", CONFIG.eta, rng(2, 1, 0))
     frames = model.autoencoder.decode(z).clamp(-1, 1)
     assert torch.equal(model.generate(bend, alpha=1, seed=2)[0], frames)
@@ -164,23 +165,23 @@ def test_a_fixed_alpha_is_forgotten_after_the_film(model, bend):
 
 
 def test_guidance_scale_0_makes_the_film_that_no_label_asks_for(model, bend):
-    assert torch.allclose(model.generate(bend, scale=0), model.generate(model.labels(), scale=1), atol=1e-4)
+    assert torch.allclose(model.generate(bend, label_guidance=0), model.generate(model.labels(), label_guidance=1), atol=1e-4)
 
 
 def test_temporal_guidance_goes_on_from_the_image_model_past_the_video_model(model, bend):
-    make = lambda **how: model.latents(bend, seed=2, steps=1, scale=1, **how)                           # noqa: E731
-    image, video = make(alpha=1), make(motion=1)
+    make = lambda **how: model.latents(bend, seed=2, steps=1, label_guidance=1, **how)                           # noqa: E731
+    image, video = make(alpha=1), make(temporal_guidance=1)
     # one DDIM step is linear in the prediction
-    assert torch.allclose(make(motion=2), image + 2 * (video - image), atol=1e-4)
-    assert torch.allclose(make(motion=0), image, atol=1e-4) and not torch.allclose(video, image, atol=1e-2)
-    assert torch.equal(make(alpha=1, motion=3), image)                                  # nothing to guide there
-    assert torch.equal(make(), make(motion=model.config.motion))
+    assert torch.allclose(make(temporal_guidance=2), image + 2 * (video - image), atol=1e-4)
+    assert torch.allclose(make(temporal_guidance=0), image, atol=1e-4) and not torch.allclose(video, image, atol=1e-2)
+    assert torch.equal(make(alpha=1, temporal_guidance=3), image)                                  # nothing to guide there
+    assert torch.equal(make(), make(temporal_guidance=model.config.temporal_guidance))
 
 
 def test_temporal_guidance_ends_where_the_config_says(model, bend):
     make = lambda above, motion: VideoLDM(model.autoencoder, model.theta, model.layers,                 # noqa: E731
-                                          replace(model.config, motion_above=above)).latents(
-                                              bend, seed=2, steps=4, scale=1, motion=motion)
+                                          replace(model.config, temporal_guidance_above=above)).latents(
+                                              bend, seed=2, steps=4, label_guidance=1, temporal_guidance=motion)
     one, two = make(200, 1), make(200, 2)
     assert not torch.allclose(one, two, atol=1e-2) and torch.equal(make(999, 2), one)   # of 999, 749, 499, 249 none
     assert torch.equal(make(248, 2), two) and not torch.equal(make(249, 2), two)
@@ -280,12 +281,12 @@ def test_a_rollout_guides_labels_as_hard_as_the_context_and_each_alone_if_told_s
     first, roll = normal(1, 1, 4, 4, 4), lambda labels, **how: list(long_model.rollout(labels, 4, **how))[1]
     nothing = long_model.theta.null_labels(1)
     of = lambda labels=bend, **how: roll(labels, first=first, steps=1, **how)                           # noqa: E731
-    assert torch.equal(of(guidance=2.0), of(guidance=2.0, scale=2.0)), "alike unless told otherwise"
+    assert torch.equal(of(context_guidance=2.0), of(context_guidance=2.0, label_guidance=2.0)), "alike unless told otherwise"
     # one step: the film is linear in the answers, f_nothing + w (f_labels - f_nothing) + s (f_all - f_labels)
-    none, labels, all_told = of(nothing, guidance=0.0, scale=1.0), of(guidance=0.0, scale=1.0), of(guidance=1.0)
+    none, labels, all_told = of(nothing, context_guidance=0.0, label_guidance=1.0), of(context_guidance=0.0, label_guidance=1.0), of(context_guidance=1.0)
     assert not torch.allclose(none, labels, atol=1e-3) and not torch.allclose(labels, all_told, atol=1e-3)
     for w, s in ((2.0, 2.0), (1.0, 1.5), (1.5, 3.0)):
-        assert torch.allclose(of(guidance=s, scale=w), none + w * (labels - none) + s * (all_told - labels), atol=1e-3)
+        assert torch.allclose(of(context_guidance=s, label_guidance=w), none + w * (labels - none) + s * (all_told - labels), atol=1e-3)
 
 
 def test_noise_on_the_context_is_told_and_changes_the_film(long_model, bend):
@@ -311,7 +312,7 @@ def test_a_window_of_interpolation_answers_what_is_known_at_its_ends(long_model,
 
 
 def test_one_call_goes_from_noise_to_thirteen_frames_times_four(long_model, bend):
-    film = long_model.film(bend, seed=1)
+    film = long_model.smooth_video(bend, seed=1)
     assert film.shape == (1, 16 * (CONFIG.frames - 1) + 1, 3, 16, 16) and film.abs().max() <= 1
 
 
@@ -330,12 +331,12 @@ def test_the_temporal_decoder_decodes_in_parts(long_model):
 
 def test_with_an_upsampler_the_film_comes_four_times_as_large(long_model, bend, tmp_path):
     with pytest.raises(ValueError, match="hold no upsampler"):
-        long_model.film(bend, kind="pixel")
+        long_model.smooth_video(bend, kind="pixel")
     theta = shaken(Upsampler(UpsamplerConfig(channels=(8, 16), emb_channels=16)), 0.02)
     theta.save_pretrained(tmp_path / "upsampler" / "image")
     insert(theta, conv=SidewaysConv, attention=None).save_pretrained(tmp_path / "upsampler" / "temporal")
     model = copy(long_model)
     model.folder = tmp_path
-    small, large = model.film(bend, steps=2), model.film(bend, steps=2, kind="pixel")
+    small, large = model.smooth_video(bend, steps=2), model.smooth_video(bend, steps=2, kind="pixel")
     assert large.shape == (*small.shape[:3], 64, 64)
     assert torch.equal(large, VideoUpsampler.from_pretrained(tmp_path)(small))

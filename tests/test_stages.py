@@ -69,7 +69,7 @@ def test_each_stage_leaves_weights_config_card_and_record(run, stage):
 
 def test_from_the_folder_of_a_run_come_films_of_what_was_asked_for(run):
     model = VideoLDM.from_pretrained(str(run[0]))
-    assert [(name, tuple(classes)) for name, classes in model.config.words] == [("class", ("left", "right"))]
+    assert [(name, tuple(classes)) for name, classes in model.config.label_names] == [("class", ("left", "right"))]
     assert (model.config.pixels, model.config.frames, model.config.fps) == (32, 4, 12.5)        # 25 a second, every 2nd
     film = model.generate(model.labels(**{"class": "right"}), steps=2)
     assert film.shape == (1, 4, 3, 32, 32) and film.abs().max() <= 1 and film.isfinite().all()
@@ -187,8 +187,8 @@ def test_driving_trains_and_its_films_are_twice_as_wide_as_high(drives):
 def test_driving_trains_the_stages_of_long_films_and_they_make_one(drives):
     out = drives[0]
     model = VideoLDM.from_pretrained(str(out))
-    assert set(model.told) == {"prediction", "interpolation"} and model.decoder.net is not None
-    assert model.film(model.labels(light="day"), steps=1).shape == (1, 16 * 3 + 1, 3, 32, 64)
+    assert set(model.context_models) == {"prediction", "interpolation"} and model.decoder.net is not None
+    assert model.smooth_video(model.labels(light="day"), steps=1).shape == (1, 16 * 3 + 1, 3, 32, 64)
     assert same(copies(model.theta), copies(UNet.from_pretrained(out / "image")))
     for stage in CONTEXT_STAGES:
         card = (out / stage / "README.md").read_text()

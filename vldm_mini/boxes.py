@@ -55,10 +55,10 @@ class BoxImageLDM(VideoLDM):
                    UNet.from_pretrained(folder / "boxes").to(device), load_config(PipelineConfig, folder / CONFIG))
 
     @torch.no_grad()
-    def latents(self, labels, boxes=None, seed=0, steps=None, scale=2.0, noise=None, progress=None):
+    def latents(self, labels, boxes=None, seed=0, steps=None, guidance=2.0, noise=None, progress=None):
         """Noise to latents (b 1 c h w). labels (b, n); boxes: one list a picture, or None: not told.
 
-        scale: guidance by boxes and labels together; 1: none, at half the cost.
+        guidance: by boxes and labels together; 1: none, at half the cost.
         """
         if boxes is not None and len(boxes) != len(labels):
             raise ValueError(f"one list of boxes a picture: {len(boxes)} lists for {len(labels)} pictures")
@@ -66,6 +66,6 @@ class BoxImageLDM(VideoLDM):
         told = None if boxes is None else torch.stack([box_map(some, *z.shape[2:]) for some in boxes]).to(z.device)
         null = self.theta.null_labels(len(labels), self.device)
         denoise = guided(lambda z, tau: self.theta(z, tau, labels, told),
-                         lambda z, tau: self.theta(z, tau, null), scale)
+                         lambda z, tau: self.theta(z, tau, null), guidance)
         times = ddim_times(self.config.steps if steps is None else steps)
         return ddim(self.schedule, denoise, z, times, "v", progress=progress)[:, None]

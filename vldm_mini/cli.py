@@ -153,7 +153,7 @@ def sample(args):
         print(f"done: {pictures.save_growing(out / 'film.mp4', (model.decode(z)[0] for z in parts), fps)}")
         return
     upsampler = model.upsampler(args.large) if args.large else None
-    film = model.film(labels, seed=args.seed) if args.smooth else \
+    film = model.smooth_video(labels, seed=args.seed) if args.smooth else \
         model.generate(labels, frames=args.frames, alpha=args.alpha, seed=args.seed)
     fps = 16 * fps if args.smooth else fps
     if upsampler:

@@ -5,8 +5,8 @@
     frames = model.generate(..., alpha=1)                                                # the image model, same noise
 
     for part in model.rollout(labels, frames=500): ...                                    # section 3.2, without end
-    film = model.film(labels)                                                             # 8 key frames to 113 frames
-    large = model.film(labels, kind="pixel")                                              # and four times as high
+    film = model.smooth_video(labels)                                                             # 8 key frames to 113 frames
+    large = model.smooth_video(labels, kind="pixel")                                              # and four times as high
 
 Chapters 00, 04, 06, 07 and 08 walk it.
 """
@@ -27,19 +27,19 @@ from .weights import CONFIG, load_config, shipped
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What the weights alone do not say. `words`: for each label its name and what its classes mean."""
-    words: tuple = ()                         # (("action", ("bend", ...)), ...)
+    """What the weights alone do not say. `label_names`: for each label its name and what its classes mean."""
+    label_names: tuple = ()                         # (("action", ("bend", ...)), ...)
     pixels: int = 64                          # height of a frame
     width: int = 0                            # 0: as wide as high
     frames: int = 8                           # T of training
     fps: float = 8.0                          # of the generated film
-    # MINI: steps, motion, its tau and eta were chosen on films of seeds 100 to 102 of `actions`, which no figure uses
-    steps: int = 24                           # DDIM steps that are enough; 12 give films that shake more
-    scale: float = 1.0                        # label guidance; 1: none, at half the cost
-    motion: float = 2.0                       # temporal guidance; 1: none, at two thirds of the cost
-    motion_above: int = 200                   # tau below which there is none: little is left to decide, much to shake
-    eta: float = 1.0                          # new noise at each step: 0 none, 1 as much as DDPM
-    guidance: float = 1.5                     # context guidance, s of eq. (4); 1: none
+    steps: int = 24                           # DDIM steps
+    label_guidance: float = 1.0               # 1: none, at half the cost
+    context_guidance: float = 1.5             # s of eq. (4); 1: none. The paper names no scale
+    eta: float = 0.0                          # new noise at each step: 0 none (DDIM), 1 as much as DDPM
+    # MINI: guidance by the image model, which the paper does not have (see `latents`)
+    temporal_guidance: float = 1.0            # 1: none, at two thirds of the cost
+    temporal_guidance_above: int = 0          # tau up to which there is none
 
 
 # MINI: of steps that follow one another without new noise, more are spent where little of it is left (ddim_times): of a
@@ -52,14 +52,14 @@ CONTEXT_STAGES = ("prediction", "interpolation")
 class VideoLDM:
     """Autoencoder, image backbone theta and temporal layers phi. `generate` makes films, (b t 3 h w) in [-1, 1].
 
-    told: {"prediction" or "interpolation": temporal layers of their own on the same theta}; decoder: temporal layers of
+    context_models: {"prediction" or "interpolation": temporal layers of their own on the same theta}; decoder: temporal layers of
     the decoder. Each stage can be called alone.
     """
 
-    def __init__(self, autoencoder, theta, layers, config, told=None, decoder=None, folder=None):
+    def __init__(self, autoencoder, theta, layers, config, context_models=None, decoder=None, folder=None):
         self.autoencoder, self.theta, self.layers, self.config = autoencoder, theta, layers, config
         self.model, self.schedule = VideoModel(theta, layers), Schedule.linear()
-        self.told = {stage: VideoModel(theta, phi) for stage, phi in (told or {}).items()}
+        self.context_models = {stage: VideoModel(theta, phi) for stage, phi in (context_models or {}).items()}
         self.decoder, self.folder = VideoDecoder(autoencoder, decoder), folder
         self.device = next(theta.parameters()).device
 
@@ -74,15 +74,15 @@ class VideoLDM:
         autoencoder = Autoencoder.from_pretrained(folder / "autoencoder").to(device)
         theta = UNet.from_pretrained(folder / "image").to(device)
         layers = TemporalLayers.from_pretrained(folder / "temporal", theta).to(device)
-        told = {stage: TemporalLayers.from_pretrained(folder / stage, theta).to(device)
+        context_models = {stage: TemporalLayers.from_pretrained(folder / stage, theta).to(device)
                 for stage in CONTEXT_STAGES if (folder / stage).is_dir()}
         decoder = TemporalLayers.from_pretrained(folder / "decoder", autoencoder.decoder).to(device) \
             if (folder / "decoder").is_dir() else None
-        return cls(autoencoder, theta, layers, config, told, decoder, folder)
+        return cls(autoencoder, theta, layers, config, context_models, decoder, folder)
 
     def labels(self, **asked):
         """Words or numbers -> labels (1, n): labels(action="bend", person=2). What is not asked is the null label."""
-        known = dict(self.config.words)
+        known = dict(self.config.label_names)
         for name in asked.keys() - known.keys():
             raise ValueError(f"unknown label {name!r}; this model knows {', '.join(known) or 'none'}")
         ids = []
@@ -107,13 +107,13 @@ class VideoLDM:
         return torch.stack([torch.randn(shape, generator=rng(seed, 0, i)) for i in range(n)]).to(self.device)
 
     @torch.no_grad()
-    def latents(self, labels, frames=None, alpha=None, seed=0, steps=None, scale=None, noise=None, progress=None,
-                motion=None, eta=None, size=None):
+    def latents(self, labels, frames=None, alpha=None, seed=0, steps=None, label_guidance=None, noise=None,
+                progress=None, temporal_guidance=None, eta=None, size=None):
         """Noise to latents (b t c h w). labels (b, n); alpha None: as learned, 1: the image model, else fixed.
 
         frames, size (height and width in pixels): None: as trained. All networks are convolutional in space; in time,
         with more frames than trained, each looks at those no further off than in training (paper, appendix D).
-        scale: guidance by the labels. motion: by the temporal layers, 1 for none; at alpha = 1 none is possible.
+        label_guidance: by the labels. temporal_guidance: by the temporal layers, 1 for none; at alpha = 1 none is possible.
         noise: where to start, in place of what `seed` gives; seed decides the noise of later steps (eta) all the same.
         """
         frames = self.config.frames if frames is None else frames
@@ -121,8 +121,8 @@ class VideoLDM:
             raise ValueError(f"a film has at least one frame, got {frames}")
         z = self.noise(len(labels), frames, seed, size) if noise is None else noise
         mask = band(z.shape[1], self.config.frames - 1).to(self.device) if z.shape[1] > self.config.frames else None
-        scale = self.config.scale if scale is None else scale
-        motion = self.config.motion if motion is None else motion
+        label_guidance = self.config.label_guidance if label_guidance is None else label_guidance
+        temporal_guidance = self.config.temporal_guidance if temporal_guidance is None else temporal_guidance
         eta = self.config.eta if eta is None else eta
         self.layers.set_alpha(alpha)
 
@@ -131,14 +131,14 @@ class VideoLDM:
 
         def by_labels(image):
             null = self.theta.null_labels(len(labels), self.device)
-            return guided(ask(labels, image), ask(null, image), scale)
+            return guided(ask(labels, image), ask(null, image), label_guidance)
 
         # MINI: y = f_image + w (f_video - f_image): a model guided by a worse one of itself (Karras et al. 2024,
         # arXiv 2406.02507), the image model. What temporal layers add is exaggerated; the paper does not do it
         # above a tau alone, as Kynkaanniemi et al. 2024, arXiv 2404.07724, do with labels
         alone = by_labels(alpha == 1)
-        both = alone if alpha == 1 else guided(alone, by_labels(True), motion)
-        denoise = lambda z, tau: (both if int(tau[0]) > self.config.motion_above else alone)(z, tau)    # noqa: E731
+        both = alone if alpha == 1 else guided(alone, by_labels(True), temporal_guidance)
+        denoise = lambda z, tau: (both if int(tau[0]) > self.config.temporal_guidance_above else alone)(z, tau)    # noqa: E731
         try:
             times = ddim_times(self.config.steps if steps is None else steps)
             again = [rng(seed, 1, i) for i in range(len(z))]
@@ -148,18 +148,18 @@ class VideoLDM:
 
     def stage(self, name):
         """The video model of "prediction" or "interpolation". Raises ValueError where the weights hold none."""
-        if name not in self.told:
+        if name not in self.context_models:
             raise ValueError(f"these weights hold no {name}; train it: python -m vldm_mini train {name}, "
                              "or use weights that have it")
-        return self.told[name]
+        return self.context_models[name]
 
     @torch.no_grad()
-    def sample_with_context(self, stage, labels, known, mask, noise, generators, regime=None, guidance=1.0, scale=1.0,
-                     augment=0, steps=None, eta=0.0):
+    def sample_with_context(self, stage, labels, known, mask, noise, generators, regime=None, context_guidance=1.0,
+                            label_guidance=1.0, augment=0, steps=None, eta=0.0):
         """One window of a stage that is told frames: noise (b t c h w) -> latents like it.
 
-        known (b t c h w): clean latents where mask (b t) is 1. guidance: s of eq. (4), by what is given; scale: by the
-        labels; where the two are equal it is one walk, from told nothing to told all. augment: tau of the noise that is
+        known (b t c h w): clean latents where mask (b t) is 1. context_guidance: s of eq. (4), by what is given;
+        label_guidance: by the labels; where the two are equal it is one walk, from told nothing to told all. augment: tau of the noise that is
         put on what is given (and told). What prediction answers at given frames is its own, nothing pasted;
         interpolation is anchored there. MINI: no new noise on the way (eta = 0), since with it films move less and blur,
         and second order, since first order in as few steps blurs as well.
@@ -170,23 +170,24 @@ class VideoLDM:
         c = context(known, mask, keep, eps)
         ask = lambda labels, **how: lambda z, tau: model(z, tau, labels=labels, regime=regime, **how)   # noqa: E731
         null = self.theta.null_labels(len(labels), self.device)
-        denoise = chained_guidance([ask(null), ask(labels), ask(labels, context=c)], [scale, guidance])
+        denoise = chained_guidance([ask(null), ask(labels), ask(labels, context=c)], [label_guidance, context_guidance])
         denoise = anchored(self.schedule, denoise, known) if stage == "interpolation" else denoise
         times = ddim_times(self.config.steps if steps is None else steps, power=POWER)
         return ddim(self.schedule, denoise, noise, times, "v", eta, generators, order=1 if eta else 2)
 
-    def rollout(self, labels, frames, seed=0, first=None, context=2, guidance=None, scale=None, augment=0, steps=None,
-                progress=None):
+    def rollout(self, labels, frames, seed=0, first=None, context=2, context_guidance=None, label_guidance=None,
+                augment=0, steps=None, progress=None):
         """A film without end (section 3.2), as a generator of latents (b n c h w), each part as soon as it is made.
 
         The image model gives frame one, S = 1 the first window, S = `context` all others. first: (b n c h w), what
         there is already, in place of the image model's frame. Nothing is kept but the last frames: memory is constant.
         labels (b, n); progress wraps the list of windows (tqdm, say). MINI: labels are guided as hard as the context is
-        (scale None). It costs no evaluation more; by the context alone, what is asked for fades and a day turns to night.
+        (label_guidance None). It costs no evaluation more; by the context alone, what is asked for fades and a day turns to night.
         """
         self.stage("prediction")
-        guidance = self.config.guidance if guidance is None else guidance
-        how = dict(guidance=guidance, scale=guidance if scale is None else scale, augment=augment, steps=steps)
+        context_guidance = self.config.context_guidance if context_guidance is None else context_guidance
+        label_guidance = context_guidance if label_guidance is None else label_guidance
+        how = dict(context_guidance=context_guidance, label_guidance=label_guidance, augment=augment, steps=steps)
         return self._roll(labels, frames, seed, first, context, progress, how)
 
     def _roll(self, labels, frames, seed, first, context, progress, how):
@@ -226,7 +227,7 @@ class VideoLDM:
         parts = self.decoder.chunks(z) if self.decoder.net else self.decoder.chunks(z, 32, 0)
         return torch.cat(list(parts), dim=1).clamp(-1, 1)
 
-    def film(self, labels, seed=0, progress=None, kind=None, **how):
+    def smooth_video(self, labels, seed=0, progress=None, kind=None, **how):
         """Key frames, two passes of interpolation, temporal decoding: T = 8 becomes 113 frames, 16 times the rate.
 
         kind: "pixel" or "latent": an upsampler makes it four times as large in the end (paper, Fig. 5).

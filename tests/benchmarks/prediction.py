@@ -36,14 +36,14 @@ N, SAMPLES, STEPS = 200, 8, 8
 @torch.no_grad()
 def continued(model, z, labels, given, k, steps=None, guidance=None):
     """Windows that go on from the first `given` frames of z (n t c h w), sample k -> latents like z."""
-    out, guidance = [], model.config.guidance if guidance is None else guidance
+    out, guidance = [], model.config.context_guidance if guidance is None else guidance
     for at in range(0, len(z), 8):
         part = z[at:at + 8]
         generators = [rng(17 + k, given, at + i) for i in range(len(part))]
         noise = torch.stack([torch.randn(part.shape[1:], generator=g) for g in generators])
         mask = context_mask(part.shape[1], given).expand(len(part), -1)
         out.append(model.sample_with_context("prediction", labels[at:at + 8], part * mask[:, :, None, None, None], mask, noise,
-                                      generators, guidance=guidance, steps=steps))
+                                      generators, context_guidance=guidance, steps=steps))
     return torch.cat(out)
 
 

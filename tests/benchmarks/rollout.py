@@ -26,7 +26,7 @@ from vldm_mini.teaching import pictures
 
 FRAMES, MINUTE, SEED, STEPS = 506, 112, 21, 8          # 4.5 minutes and 60 s at 1.875 frames a second
 ASKED = (dict(light="day", cars=0), dict(light="day", cars=3), dict(light="night", cars=1), dict(light="night", cars=3))
-ARMS = {"shipped": {}, "context guided alone": {"scale": 1.0}, "no guidance": {"guidance": 1.0},
+ARMS = {"shipped": {}, "context guided alone": {"label_guidance": 1.0}, "no guidance": {"context_guidance": 1.0},
         "noise augmentation": {"augment": 60}}
 
 

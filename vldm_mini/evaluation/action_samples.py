@@ -60,7 +60,8 @@ def make(model, n, held_out=False, alpha=None, motion=None):
         labels = torch.cat([model.labels(action=action, person=person) for action, person in asked])
         for k, some in enumerate(torch.arange(len(asked)).split(BATCH)):
             # the noise of later steps: another seed for each batch, the same for every model
-            z = model.latents(labels[some], FRAMES, alpha, 100 * seed + k, STEPS, SCALE, noise[some], motion=motion)
+            z = model.latents(labels[some], FRAMES, alpha, 100 * seed + k, STEPS, SCALE, noise[some],
+                              temporal_guidance=motion)
             films = (model.decode(z) * 127.5 + 127.5).round().clamp(0, 255).byte()
             words = torch.tensor([asked[i] for i in some])
             parts.append((films.movedim(2, -1).cpu(), z.half().cpu(), *words.T, torch.full((len(some),), seed)))
@@ -104,5 +105,5 @@ def all_samples(name=None):
 def settings(model):
     """What the films were made with, for the result's file."""
     return {"generation_seeds": SEEDS, "frames": FRAMES, "stride": STRIDE, "ddim_steps": STEPS or model.config.steps,
-            "guidance": model.config.scale if SCALE is None else SCALE,
-            "temporal_guidance": model.config.motion, "eta": model.config.eta}
+            "guidance": model.config.label_guidance if SCALE is None else SCALE,
+            "temporal_guidance": model.config.temporal_guidance, "eta": model.config.eta}

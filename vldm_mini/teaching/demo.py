@@ -71,7 +71,7 @@ def run(out="demo_out", seed: int = 0, persons=PERSONS, steps: int | None = None
     log = Log()
     with log.timing("loading the weights"):
         model = VideoLDM.from_pretrained("actions") if model is None else model
-    actions = list(dict(model.config.words)["action"])
+    actions = list(dict(model.config.label_names)["action"])
     asked = [(person, action) for action in range(len(actions)) for person in persons]
     labels = torch.cat([model.labels(action=action, person=person) for person, action in asked])
     t, n = model.config.frames, len(asked) * model.config.frames

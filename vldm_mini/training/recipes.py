@@ -513,7 +513,8 @@ def train_temporal(data="actions", size="s", out="runs/actions-s", steps=None, s
                    watch=lambda: dict(alpha={k: round(v, 4) for k, v in layers.alphas().items()}),
                    strip=strip(model, found, out, frames=dial.frames), resume=resume)
     layers.save_pretrained(folder, card("temporal layers (phi)", data, size, record, {}), SHIPPED_IN)
-    config = PipelineConfig(found.words, dial.pixels, dial.width, dial.frames, round(found.fps / dial.stride, 3))
+    config = PipelineConfig(found.words, dial.pixels, dial.width, dial.frames, round(found.fps / dial.stride, 3),
+                            temporal_guidance=2.0, temporal_guidance_above=200, eta=1.0)
     weights.write_text(Path(out) / weights.CONFIG, json.dumps(asdict(config), indent=1) + "\n")
     return record
 
