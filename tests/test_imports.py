@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vldm_mini"
 MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in sorted(PACKAGE.rglob("*.py"))
            if file.name != "__init__.py"}
 
-TOOLS = {"weights", "machine"}                       # files and hardware: no idea of the paper's
+TOOLS = {"weights", "machine", "files"}                       # files and hardware: no idea of the paper's
 NETWORKS = {"blocks", "unet", "temporal", "autoencoder", "context", "upsampler"}
 DATA = {name for name in MODULES if name.startswith("datasets.")}
 TRAINING = {name for name in MODULES if name.startswith("training.")}
@@ -22,7 +22,8 @@ GROUND = {"diffusion", "pipeline", "boxes", *NETWORKS, *TOOLS}
 MAY_KNOW = {
     "diffusion": set(),
     "blocks": set(),
-    "weights": set(),
+    "files": set(),
+    "weights": {"files"},
     "machine": {"datasets.video"},                   # its report says which data is there
     "unet": {"blocks", "weights"},
     "context": {"blocks"},

@@ -159,7 +159,7 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(tmp_p
     weights.save_tensors(path, dict(a=torch.ones(3)))
     monkeypatch.setattr(broken, full)
     with pytest.raises(OSError, match=r"x\.safetensors could not be written \(No space left on device\); "
-                                      r"what stood there is untouched\. Free some space"):
+                                      r"the old file is untouched\. Free some space"):
         weights.save_tensors(path, dict(a=torch.zeros(3)))
     monkeypatch.undo()
     assert same(weights.load_tensors(path), dict(a=torch.ones(3))) and names(tmp_path) == ["x.safetensors"]
@@ -182,7 +182,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_old_file_whole(tmp_path, f
     save(path, dict(a=torch.ones(3)))
     before = path.read_bytes()
     full_disk()
-    with pytest.raises(OSError, match="state could not be written .* what stood there is untouched"):
+    with pytest.raises(OSError, match="state could not be written .* the old file is untouched"):
         save(path, dict(a=torch.zeros(30000)))
     assert path.read_bytes() == before and names(tmp_path) == ["state"]
 
