@@ -33,8 +33,11 @@ MIN_VISIBLE = 0.5                             # ... and so much of it is not hid
 SCENERY = (("tree", 9, 0.55, 3.0, 6, 7.0), ("fir", 11, 0.4, 5.0, 9, 8.0), ("post", 18, 0.8, 0.6, 0.2, 1.0),
            ("sign", 45, 0.6, 0.9, 0.4, 2.6), ("house", 34, 0.45, 8.0, 6, 7.0), ("lamp", 38, 0.5, 0.8, 0.1, 6.5))
 # what shines at night: where in the picture, how wide (share of it), which colour
-LIT = {"rear": ((0.14, 0.56), (0.86, 0.56), 0.07, (0.9, 0.08, 0.05)),
-       "front": ((0.14, 0.56), (0.86, 0.56), 0.13, (1.0, 0.95, 0.8)), "lamp": ((0.6, 0.03), 0.35, (1.0, 0.8, 0.45))}
+LIT = {"rear": ((0.14, 0.55), (0.86, 0.55), 0.085, (1.0, 0.22, 0.16)),
+       "front": ((0.15, 0.6), (0.85, 0.6), 0.11, (1.0, 0.95, 0.8)), "lamp": ((0.6, 0.03), 0.35, (1.0, 0.8, 0.45))}
+# at night signs and posts throw light back, and cars are dimmer than their lamps; what their lamps add to the road
+AT_NIGHT = {"sign": 2.5, "post": 2.5, "lamp": 1.3, "rear": 0.7, "front": 0.9}
+GLEAM = {"rear": np.array([0.16, 0.01, 0.0], np.float32), "front": np.array([0.16, 0.15, 0.12], np.float32)}
 
 # MINI: worlds to train on and to judge by never meet: each split has its own million of seeds
 SPLITS = {"train": 0, "held_out": 1_000_000, "classifiers": 2_000_000}
@@ -157,7 +160,7 @@ class Scene:
     def _colours(self, rng):
         """Light, sky and haze."""
         if self.night:
-            self.light, self.sky = np.array([0.10, 0.11, 0.16]), np.array([[0.02, 0.03, 0.07], [0.09, 0.08, 0.13]])
+            self.light, self.sky = np.array([0.2, 0.21, 0.27]), np.array([[0.02, 0.03, 0.07], [0.09, 0.08, 0.13]])
             self.haze, self.haze_m = np.array([0.05, 0.05, 0.08]), rng.uniform(120, 300)
         else:
             warm, grey = rng.uniform(0, 1), rng.uniform(0, 1)
@@ -214,10 +217,10 @@ class Scene:
         """Other cars in reach, far ones first: (n, 5) distance, m to the right, kind, paint, 1 if seen from ahead."""
         (s0,), speed = self.way([time]), float(self.speed(time))
         k = np.arange(self._leaders)
-        gap = 7 + 0.9 * speed + float(self._gap(time)) * (1 + speed) / 8 + 13 * k
+        gap = 5.5 + 0.5 * speed + float(self._gap(time)) * (1 + speed) / 8 + 13 * k
         found = [(s0 + gap, np.full(len(k), LANE / 2), *self._look(5, k), 0 * k)]
         flows = [(16, 0.85 * self.traffic, -LANE / 2, -self._oncoming * time, 6, 1),
-                 (9, 0.7 * self.traffic * self._parked, KERB + 1.1, 0, 7, 0)]
+                 (9, 0.7 * self.traffic * self._parked, KERB + 0.9, 0, 7, 0)]
         for cell, chance, d, moved, salt, ahead in flows:
             # cars of a flow drive at one speed: car k keeps its place in the flow, whenever one looks
             k = np.arange(np.floor((s0 - moved) / cell), np.ceil((s0 - moved + FAR) / cell)).astype(int)
@@ -334,26 +337,29 @@ class _Film:
         d = centre * z[:, None] - scene.to_the_side(s0 + z, 0, s0, ego)[:, None]
         width = self.pixel * z                                                          # of a pixel, on the ground
         asphalt, verge = np.split(ground().mean_over(s0 + z, far - near, d, width), 2, -1)
-        d, width, off = f32(d), f32(width)[:, None], f32(np.abs(d))
+        # a pixel's height also covers some of the way across, since the lines on the ground lean
+        lean = scene.to_the_side(s0 + far, 0, s0, ego) - scene.to_the_side(s0 + near, 0, s0, ego)
+        lean = f32(centre) * f32(far - near)[:, None] - f32(lean)[:, None]
+        d, off, width = f32(d), f32(np.abs(d)), np.sqrt(f32(width)[:, None] ** 2 + lean ** 2)
         inside = lambda edge: ((edge - off) / width + 0.5).clip(0, 1)[..., None]                        # noqa: E731
-        stripe = lambda at, half, of: (((half - np.abs(of - at)) / width + 0.5).clip(0, 1)              # noqa: E731
-                                       * np.minimum(1, 2 * half / width))[..., None]
+        stripe = lambda half, off: np.minimum(((half - off) / width + 0.5).clip(0, 1),                  # noqa: E731
+                                              2 * half / width)[..., None]
         out = f32(scene.grass) * verge
         out += inside(KERB + 0.7) * (f32([0.5, 0.47, 0.42]) * (0.6 + 0.4 * verge) - out)                   # gravel
         out += inside(KERB) * (f32(scene.asphalt) * asphalt - out)
         dashes = f32(self.dashes(s0 + near, s0 + far))[:, None, None]
-        white = stripe(KERB - 0.35, 0.075, off) + dashes * stripe(0, 0.08, d)
-        out += white * (f32([0.88, 0.88, 0.85]) * (0.55 + 0.45 * asphalt) - out)
+        white = stripe(0.1, np.abs(off - (KERB - 0.35))) + dashes * stripe(0.1, off)
+        out += white * (f32([0.95, 0.95, 0.92]) * (0.7 + 0.3 * asphalt) - out)
         out *= f32(self.lit(z[:, None], centre * z[:, None]))
         fog = f32(1 - np.exp(-z / scene.haze_m))[:, None, None]
         return out + fog * (f32(scene.haze) - out)
 
     def dashes(self, near, far):
-        """How much of the way from near to far the dashes of the middle line cover, (rows,): one dash in 17 m, its
+        """How much of the way from near to far the dashes of the middle line cover, (rows,): one dash in 13 m, its
         place and length at random."""
-        k = np.floor(near / 17)[:, None] + np.arange(3)
-        begin = (k + 0.5 * _hash(self.scene.seed, 1, k)) * 17
-        end, far = begin + 3 + 5 * _hash(self.scene.seed, 2, k), np.maximum(far, near + 1e-3)
+        k = np.floor(near / 13)[:, None] + np.arange(3)
+        begin = (k + 0.4 * _hash(self.scene.seed, 1, k)) * 13
+        end, far = begin + 3.5 + 3 * _hash(self.scene.seed, 2, k), np.maximum(far, near + 1e-3)
         covered = (np.minimum(far[:, None], end) - np.maximum(near[:, None], begin)).clip(0).sum(1)
         return (covered / (far - near)).clip(0, 1)
 
@@ -361,8 +367,9 @@ class _Film:
         """The light on something at z, x: daylight, or the glimmer of the night and one's own beam. -> (..., 3)."""
         if not self.scene.night:
             return self.scene.light
-        beam = np.exp(-((z - 8).clip(0) / 22) ** 2 - (x / (2.6 + 0.35 * z)) ** 2)
-        return self.scene.light + beam[..., None] * np.array([0.95, 0.92, 0.8])
+        across = (x / (1.1 + 0.26 * z)) ** 2                                        # a cone with an edge
+        beam = np.exp(-((z - 7).clip(0) / 20) ** 2 - across * across)
+        return self.scene.light + beam[..., None] * np.array([1.0, 0.95, 0.8])
 
     def things(self):
         """For each frame what there is to be drawn, far things first: [[(arguments of `stand`), ...], ...]."""
@@ -405,7 +412,9 @@ class _Film:
         reach = 0.5 * (boxes[:, 2] - boxes[:, 0])
         seen = (z > NEAR) & (z < FAR) & (boxes[:, 2] + reach > 0) & (boxes[:, 0] - reach < self.w) \
             & (boxes[:, 1] < self.h) & (boxes[:, 3] > 0) & ((boxes[:, 2:] - boxes[:, :2]).prod(1) > 1 / 6)
-        light = np.broadcast_to(self.lit(z, x), (len(z), 3)) * (0.35 * scene.night + 1)
+        light = np.broadcast_to(self.lit(z, x), (len(z), 3))
+        if scene.night:
+            light = light * np.array([AT_NIGHT.get(name, 1.0) for name in names])[:, None]
         fog = 1 - np.exp(-z / scene.haze_m)
         light, haze = light * (1 - fog)[:, None], fog[:, None] * scene.haze
         rgba = np.stack([light, haze], 1).astype(np.float32)
@@ -415,8 +424,11 @@ class _Film:
         """Put a picture into the frame. box: x0 y0 x1 y1 in pixels; colour: what it is multiplied by, and the haze."""
         x0, y0, x1, y1 = box
         if name in ("rear", "front"):                                                       # the dark under a car
-            weight, where = self.bump((x0 + x1) / 2, y1, 0.42 * (x1 - x0), 0.1 * (y1 - y0))
-            image[where] *= 1 - 0.75 * weight
+            weight, where = self.bump((x0 + x1) / 2, y1, 0.42 * (x1 - x0), 0.08 * (y1 - y0))
+            image[where] *= 1 - 0.85 * weight
+            if self.scene.night:                                            # its lamps shine on the road before it
+                weight, where = self.bump((x0 + x1) / 2, y1 + 0.15 * (y1 - y0), 0.5 * (x1 - x0), 0.16 * (y1 - y0))
+                image[where] += weight * GLEAM[name]
         i0, i1, j0, j1 = max(0, int(x0)), min(self.w, int(x1) + 1), max(0, int(y0)), min(self.h, int(y1) + 1)
         if i0 < i1 and j0 < j1:
             rgba = sprite.draw(np.arange(j0, j1 + 1) - y0, np.arange(i0, i1 + 1) - x0, y1 - y0, x1 - x0)

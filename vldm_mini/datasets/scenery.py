@@ -115,10 +115,10 @@ def ground():
     for _ in range(46):                                                                 # patches; then cracks of tar
         y, x, a, b = rng.integers(h), rng.integers(w), rng.integers(6, 60), rng.integers(6, 40)
         asphalt[y:y + a, x:x + b] *= rng.choice([0.72, 0.82, 1.18])
-    for _ in range(40):
+    for _ in range(26):
         y, x = rng.integers(h), rng.integers(w)
         for _ in range(rng.integers(30, 140)):
-            asphalt[y % h:y % h + 2, x % w:x % w + 2] *= 0.72
+            asphalt[y % h:y % h + 2, x % w:x % w + 2] *= 0.78
             y, x = y + rng.integers(0, 3), x + rng.integers(-2, 3)
     verge = 1 + 0.12 * noise(rng, h, w, 2) + 0.16 * noise(rng, h, w, 10) + 0.12 * noise(rng, h, w, 60)
     return Ground(np.stack([asphalt, verge], -1).clip(0.3, 1.7), (64, 16))
@@ -130,7 +130,7 @@ WIDE, HIGH, BELOW = 2.4, 0.3, 0.01            # the horizon: tangents across, ab
 @lru_cache
 def _clouds():
     rng = np.random.default_rng(3)
-    return noise(rng, 128, 1024, 60) + 0.5 * noise(rng, 128, 1024, 16) + 0.25 * noise(rng, 128, 1024, 5)
+    return noise(rng, 128, 1024, 60) + 0.5 * noise(rng, 128, 1024, 24) + 0.1 * noise(rng, 128, 1024, 8)
 
 
 def horizon(rng, night, sky, light, haze, grass, h=128, w=1024):
@@ -149,13 +149,13 @@ def horizon(rng, night, sky, light, haze, grass, h=128, w=1024):
         green = grass * np.array([0.5, 0.65, 0.6]) * (0.75 + 0.5 * rng.random((h, w, 1)))
         x = np.where((up < height + wave[None] + jag[None])[..., None], tone * green * light + (1 - tone) * haze, x)
     for _ in range(rng.integers(0, 14)):
-        left, wide, tall = rng.integers(w), rng.integers(10, 34), rng.uniform(0.02, 0.09)
+        left, wide, tall = rng.integers(w), rng.integers(14, 48), rng.uniform(0.03, 0.09)
         rows = np.nonzero((up[:, 0] < tall) & (up[:, 0] > -BELOW))[0]
         block = rng.uniform(0.4, 0.75) * np.array([1, 0.95, 0.9]) * light * 0.7 + 0.3 * haze
         x[rows[0]:, left:left + wide] = block
-        for y in range(rows[0] + 2, h - 3, 5):
-            for c in range(left + 2, min(left + wide, w) - 3, 5):
-                x[y:y + 3, c:c + 3] = np.array([0.95, 0.8, 0.45]) if night and rng.random() < 0.5 else block * 0.45
+        for y in range(rows[0] + 3, h - 6, 11):
+            for c in range(left + 3, min(left + wide, w) - 6, 11):
+                x[y:y + 6, c:c + 6] = np.array([0.95, 0.8, 0.45]) if night and rng.random() < 0.5 else block * 0.45
     return integral(x)
 
 
@@ -238,7 +238,7 @@ def _house(rng):
 
 def _post(rng):
     """A white delineator post with a black band and a reflector."""
-    canvas = _Canvas(64, 8).box(0, 0, 1, 1, (0.93, 0.93, 0.91))
+    canvas = _Canvas(64, 12).box(0, 0, 1, 1, (0.93, 0.93, 0.91))
     return canvas.box(0, 0.12, 1, 0.34, (0.07, 0.07, 0.07)).box(0.3, 0.16, 0.7, 0.3, (0.95, 0.55, 0.15)).rgba
 
 
@@ -258,33 +258,47 @@ def _sign(rng):
 
 def _lamp(rng):
     """A street lamp: pole and head."""
-    pole = _Canvas(128, 32).box(0.08, 0.02, 0.16, 1, (0.35, 0.36, 0.38))
+    pole = _Canvas(128, 32).box(0.06, 0.02, 0.18, 1, (0.35, 0.36, 0.38))
     return pole.box(0.08, 0.0, 0.95, 0.035, (0.75, 0.75, 0.7)).rgba
 
 
-def _car(rng, front, kind):
-    """A car from behind or from the front, white where its colour goes; kind 0 sedan, 1 estate, 2 van."""
-    canvas = _Canvas(96, 112)
-    roof, waist, skirt = (0.06, 0.05, 0.0)[kind], (0.42, 0.4, 0.45)[kind], 0.9
-    for x in (0.06, 0.78):
-        canvas.box(x, 0.78, x + 0.16, 1, (0.05, 0.05, 0.06), power=6)
-    shade = 1.05 - 0.45 * canvas.y[..., None] * np.ones((1, canvas.x.shape[1], 1))
-    canvas.trapezium(roof, waist + 0.06, (0.3, 0.36, 0.44)[kind], (0.42, 0.44, 0.47)[kind], shade)
-    canvas.box(0.01, waist, 0.99, skirt, shade, power=(5, 6, 12)[kind])
-    canvas.trapezium(roof + 0.07, waist - 0.01, (0.25, 0.31, 0.38)[kind], (0.36, 0.39, 0.41)[kind], (0.12, 0.16, 0.2))
-    canvas.box(0.03, 0.76, 0.97, 0.88, (0.22, 0.22, 0.23), power=8)                                         # bumper
-    canvas.box(0.36, 0.68 if front else 0.62, 0.64, 0.76 if front else 0.72, (0.9, 0.9, 0.82))              # plate
+def _car(front, kind, paint):
+    """A car from behind or from the front in its paint; kind 0 sedan, 1 estate, 2 van."""
+    canvas = _Canvas(128, 144)
+    roof, waist, skirt = (0.03, 0.02, 0.0)[kind], (0.42, 0.4, 0.44)[kind], 0.9
+    top, bottom = (0.3, 0.35, 0.44)[kind], (0.42, 0.44, 0.47)[kind]
+    canvas.box(0.1, 0.8, 0.9, 0.985, (0.02, 0.02, 0.025))                                      # the dark beneath
+    for x in (0.03, 0.79):
+        canvas.box(x, 0.74, x + 0.18, 1, (0.04, 0.04, 0.045), power=6)
+    lit = np.broadcast_to(1.12 - 0.5 * canvas.y, canvas.rgba.shape[:2])[..., None] * np.asarray(paint)
+    canvas.trapezium(roof, waist + 0.06, top, bottom, lit)
+    for x in (0.03, 0.88):                                                                      # mirrors
+        canvas.box(x, waist - 0.09, x + 0.09, waist - 0.01, 0.8 * lit, power=5)
+    canvas.box(0.01, waist, 0.99, skirt, lit, power=(6, 7, 14)[kind])
+    canvas.box(0.05, waist + 0.015, 0.95, waist + 0.045, np.minimum(1, 1.25 * lit + 0.06))      # light on the edge
+    # the window: sky on its upper part
+    sky = (0.5 - 1.1 * (canvas.y - roof - 0.06) / (waist - roof)).clip(0, 1)[..., None] * np.ones((1, 144, 1))
+    glass = np.array([0.06, 0.08, 0.1]) + sky * (np.array([0.42, 0.5, 0.56]) if front else np.array([0.2, 0.25, 0.3]))
+    canvas.trapezium(roof + 0.065, waist - 0.015, top - 0.045, bottom - 0.055, glass)
+    canvas.box(0.02, 0.77, 0.98, 0.88, (0.13, 0.13, 0.14), power=8)                             # bumper
     if front:
-        canvas.box(0.3, 0.55, 0.7, 0.64, (0.1, 0.1, 0.1), power=6)
-    colour = (0.98, 0.98, 0.93) if front else (0.72, 0.06, 0.05)
-    for x in (0.05, 0.75):
-        canvas.box(x, 0.5, x + 0.2, 0.63, colour, power=5)
+        canvas.box(0.32, 0.54, 0.68, 0.66, (0.05, 0.05, 0.055), power=6)                        # grille
+        canvas.box(0.36, 0.75, 0.64, 0.83, (0.95, 0.95, 0.9))                                   # plate
+        for x in (0.04, 0.72):
+            canvas.box(x - 0.01, 0.52, x + 0.25, 0.68, (0.1, 0.1, 0.11), power=5)
+            canvas.box(x + 0.01, 0.54, x + 0.23, 0.66, (1.0, 1.0, 0.94), power=4)
+        return canvas.rgba
+    canvas.box(0.35, 0.6, 0.65, 0.7, (0.95, 0.95, 0.88))
+    low = (0.62, 0.66, 0.72)[kind]
+    for x in (0.03, 0.75):
+        canvas.box(x, 0.48, x + 0.22, low + 0.01, (0.15, 0.03, 0.03), power=7)
+        canvas.box(x + 0.015, 0.5, x + 0.205, low - 0.01, (1.0, 0.06, 0.04), power=5)
     return canvas.rgba
 
 
 CAR_SIZE = ((1.75, 1.4), (1.8, 1.6), (2.0, 2.2))                                    # width and height, m, by kind
-PAINT = np.array([[0.85, 0.86, 0.88], [0.16, 0.17, 0.2], [0.62, 0.1, 0.1], [0.14, 0.24, 0.5], [0.5, 0.52, 0.55],
-                  [0.75, 0.62, 0.18], [0.12, 0.34, 0.22]])
+PAINT = np.array([[0.95, 0.95, 0.96], [0.1, 0.11, 0.13], [0.75, 0.1, 0.09], [0.1, 0.26, 0.66], [0.68, 0.7, 0.73],
+                  [0.9, 0.7, 0.12], [0.08, 0.42, 0.3]])
 
 
 @lru_cache
@@ -293,19 +307,10 @@ def sprites():
     rng = np.random.default_rng(2)
     made = {"tree": [_tree(rng) for _ in range(5)], "fir": [_fir(rng) for _ in range(3)], "lamp": [_lamp(rng)],
             "house": [_house(rng) for _ in range(4)], "post": [_post(rng)], "sign": [_sign(rng) for _ in range(4)],
-            "rear": [_car(rng, False, k) for k in range(3)], "front": [_car(rng, True, k) for k in range(3)]}
-    for name in ("rear", "front"):
-        made[name] = [_painted(rgba, paint) for rgba in made[name] for paint in PAINT]
+            "rear": [_car(False, kind, paint) for kind in range(3) for paint in PAINT],
+            "front": [_car(True, kind, paint) for kind in range(3) for paint in PAINT]}
     made["house at night"] = [_lights_on(rgba, rng) for rgba in made["house"]]
     return {name: [Sprite(rgba) for rgba in some] for name, some in made.items()}
-
-
-def _painted(rgba, paint):
-    """A car in its colour: paint covers what is grey and bright, and leaves lamps, glass and tyres as they are."""
-    colour = rgba[..., :3]
-    grey = 1 - (colour.max(-1) - colour.min(-1)) / np.maximum(colour.max(-1), 1e-6)
-    cover = (grey * ((colour.mean(-1) - 0.3) / 0.2).clip(0, 1))[..., None]
-    return np.concatenate([colour * (1 + cover * (paint - 1)), rgba[..., 3:]], -1)
 
 
 def _lights_on(rgba, rng):
