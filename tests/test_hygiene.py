@@ -5,6 +5,7 @@ import json
 import re
 import statistics
 import subprocess
+import sys
 import tokenize
 import tomllib
 from pathlib import Path
@@ -143,6 +144,21 @@ def test_no_real_frame_of_actions_is_stored():
     assert [f.name for f in tracked() if re.search(r"data/actions/|/actions/\d/\d{8}", f.as_posix())] == []
 
 
+def test_ruff_finds_nothing():
+    folders = ["vldm_mini", "tests", "notebooks"]
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format=concise",
+                           *folders], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wheel_holds_every_folder_of_the_package():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    folders = {file.parent.relative_to(ROOT) for file in PACKAGE if file.name == "__init__.py"}
+    listed = set(tools["setuptools"]["packages"]) - {"vldm_mini.data"}
+    assert listed == {".".join(folder.parts) for folder in folders}
+
+
 # ----------------------------------------------------------------------------------------------------------- symbols
 
 def names(file):
@@ -183,7 +199,7 @@ def test_diffusion_time_is_tau_since_t_is_the_frame_axis():
 # ------------------------------------------------------------------------------------------------------------- size
 
 GROUND = ("diffusion", "blocks", "unet", "temporal", "autoencoder", "context", "upsampler",
-          "pipeline", "boxes")
+          "latent_model", "pipeline", "boxes")
 
 
 def code_lines(file):

@@ -1,79 +1,157 @@
-"""Who may know what (the house's plan), and what importing the package may pull in."""
+"""What a user imports, which module may know which, and what importing the package pulls in."""
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "vldm_mini"
-MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in sorted(PACKAGE.rglob("*.py"))
-           if file.name != "__init__.py"}
+import vldm_mini
 
-TOOLS = {"weights", "machine", "files"}                       # files and hardware: no idea of the paper's
+PACKAGE = Path(__file__).resolve().parent.parent / "vldm_mini"
+
+
+def run_python(code):
+    """The last line of what a fresh interpreter prints, as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# -- what a user imports ---------------------------------------------------------------------------
+
+def test_every_public_name_is_there_and_is_listed_for_tab_completion():
+    assert {"VideoLDM", "VideoModel", "insert", "Schedule", "ddim"} <= set(vldm_mini.__all__)
+    assert set(vldm_mini.__all__) <= set(dir(vldm_mini))
+    for name in vldm_mini.__all__:
+        assert getattr(vldm_mini, name) is not None
+    for name, module in vldm_mini._PUBLIC.items():
+        assert getattr(vldm_mini, name) is getattr(getattr(vldm_mini, module), name)
+
+
+def test_every_module_of_the_package_that_a_user_needs_is_public():
+    found = {file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__")}
+    found |= {folder.parent.name for folder in PACKAGE.glob("*/__init__.py")}
+    assert found - {"cli", "files"} == set(vldm_mini._MODULES)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'vldm_mini' has no attribute 'VideoGAN'"):
+        _ = vldm_mini.VideoGAN
+    with pytest.raises(ImportError):
+        from vldm_mini import VideoGAN  # noqa: F401
+
+
+def test_importing_the_package_imports_no_torch_and_the_public_names_cost_little_beside_it():
+    seconds, early = run_python(
+        "import sys, time, json\n"
+        "import vldm_mini\n"
+        "early = [name for name in ('torch', 'numpy') if name in sys.modules]\n"
+        "import torch\n"
+        "start = time.process_time()\n"
+        "from vldm_mini import VideoLDM, VideoModel, insert, Schedule, ddim\n"
+        "print(json.dumps([time.process_time() - start, early]))")
+    assert early == []
+    assert seconds < 1.5
+
+
+# -- who may know whom -----------------------------------------------------------------------------
+
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
+
+
+def module_name(file):
+    """"datasets.toy" for vldm_mini/datasets/toy.py, and "datasets" for its __init__.py."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def folder(name):
+    """The modules of a folder, the folder's own __init__ included."""
+    return {module for module in MODULES if f"{module}.".startswith(f"{name}.")}
+
+
+TOOLS = {"weights", "machine", "files"}      # files and hardware: nothing of the paper
 NETWORKS = {"blocks", "unet", "temporal", "autoencoder", "context", "upsampler"}
-DATA = {name for name in MODULES if name.startswith("datasets.")}
-TRAINING = {name for name in MODULES if name.startswith("training.")}
-EVALUATION = {name for name in MODULES if name.startswith("evaluation.")}
-TEACHING = {name for name in MODULES if name.startswith("teaching.")}
-LAB = {name for name in MODULES if name.startswith("lab.")}
-GROUND = {"diffusion", "pipeline", "boxes", *NETWORKS, *TOOLS}
-# "a package": whatever stands in that folder
+GROUND = {"diffusion", "latent_model", "pipeline", "boxes", *NETWORKS, *TOOLS}
+DATA, TRAINING, EVALUATION = folder("datasets"), folder("training"), folder("evaluation")
+TEACHING, LAB = folder("teaching"), folder("lab")
+# the name of a folder stands for all modules in it that are not named themselves
 MAY_KNOW = {
     "diffusion": set(),
     "blocks": set(),
     "files": set(),
     "weights": {"files"},
-    "machine": {"datasets.video"},                   # its report says which data is there
-    "unet": {"blocks", "weights"},
+    "machine": {"datasets.video"},           # its report says which data is there
+    "unet": {"blocks", "diffusion", "weights"},
     "context": {"blocks"},
     "temporal": {"blocks", "context", "weights"},
     "autoencoder": {"blocks", "context", "temporal", "weights"},   # the temporal decoder, in parts
     "upsampler": NETWORKS | TOOLS | {"diffusion"},
-    "pipeline": NETWORKS | TOOLS | {"diffusion"},
-    "boxes": NETWORKS | TOOLS | {"diffusion", "pipeline"},
+    "latent_model": NETWORKS | TOOLS | {"diffusion"},
+    "pipeline": NETWORKS | TOOLS | {"diffusion", "latent_model"},
+    "boxes": NETWORKS | TOOLS | {"diffusion", "latent_model", "pipeline"},
     "datasets": DATA | TOOLS | {"blocks", "diffusion"},
     "training": GROUND | DATA | EVALUATION | TRAINING,
-    "training.loop": TOOLS | {"training.optimizers"},
-    "stable_diffusion": NETWORKS | TOOLS | {"diffusion", "stable_diffusion.conversion"},
+    "training.stages": GROUND | DATA | EVALUATION | TRAINING | {"teaching.pictures"},
+    "training.loop": TOOLS | {"training.optimizers", "training.randomness", "training.record"},
+    "stable_diffusion": NETWORKS | TOOLS | {"diffusion"} | folder("stable_diffusion"),
     "evaluation": GROUND | DATA | TRAINING | EVALUATION,
     "teaching": GROUND | DATA | EVALUATION | TEACHING,
     "lab": GROUND | DATA | TRAINING | EVALUATION | TEACHING | LAB,
     "cli": set(MODULES),
     "__main__": {"cli"},
 }
-LIGHT = {"torch", "einops", "numpy", "safetensors", "vldm_mini"}
-HEAVY = ("av", "pooch", "diffusers", "transformers", "matplotlib", "IPython", "PIL", "scipy", "accelerate", "peft")
 
 
 def may_know(name):
     """What a module may import: as its own name says, else as its folder's."""
-    return MAY_KNOW.get(name, MAY_KNOW.get(name.partition(".")[0]))
+    while name not in MAY_KNOW and "." in name:
+        name = name.rpartition(".")[0]
+    return MAY_KNOW.get(name)
+
+
+def package_of(name):
+    """The package, as a list of names, that relative imports of a module start from."""
+    parts = ["vldm_mini", *name.split(".")]
+    return parts if MODULES[name].name == "__init__.py" else parts[:-1]
 
 
 def imports(name):
-    """[(full name, inside a function?)] of all that a module imports, relative imports resolved."""
+    """[(full name, inside a function?)] of all that a module imports; relative ones resolved."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    inside = {node for function in ast.walk(tree) if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-              for node in ast.walk(function)}
+    functions = [node for node in ast.walk(tree)
+                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    inside = {node for function in functions for node in ast.walk(function)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = ["vldm_mini", *name.split(".")][:-node.level] if node.level else []
-            base = ".".join([*package, *filter(None, [node.module])])
-            yield from ((f"{base}.{alias.name}", node in inside) for alias in node.names)
+            package = package_of(name)
+            base = package[:len(package) - node.level + 1] if node.level else []
+            full = ".".join([*base, *filter(None, [node.module])])
+            yield from ((f"{full}.{alias.name}", node in inside) for alias in node.names)
 
 
 def known(name):
     """Names of our own modules that a module imports, wherever it does."""
-    full = [target.removeprefix("vldm_mini.") for target, _ in imports(name) if target.startswith("vldm_mini.")]
-    hits = ([module for module in MODULES if f"{target}.".startswith(f"{module}.")] for target in full)
-    return {max(hit, key=len) for hit in hits if hit}
+    found = set()
+    for target, _ in imports(name):
+        target = f"{target.removeprefix('vldm_mini.')}."
+        hits = [module for module in MODULES if target.startswith(f"{module}.")]
+        if hits:
+            found.add(max(hits, key=len))
+    return found
 
 
 def test_the_graph_sees_relative_absolute_and_inner_imports():
-    assert "datasets.video" in known("machine") and "blocks" in known("unet") and "training.recipes" in known("cli")
+    assert "datasets.video" in known("machine") and "blocks" in known("unet")
+    assert "training.loop" in known("training") and "pipeline" in known("cli")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -81,6 +159,13 @@ def test_a_module_knows_only_what_it_may(name):
     assert may_know(name) is not None, f"{name} is new: say in this file what it may know"
     unwanted = known(name) - may_know(name) - {name}
     assert unwanted == set(), f"{name} must not know {sorted(unwanted)}"
+
+
+# -- what an import pulls in -----------------------------------------------------------------------
+
+LIGHT = {"torch", "einops", "numpy", "safetensors", "vldm_mini"}
+HEAVY = ("av", "pooch", "diffusers", "transformers", "matplotlib", "IPython", "PIL", "scipy",
+         "accelerate", "peft")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -91,10 +176,8 @@ def test_a_module_imports_heavy_packages_only_where_it_uses_them(name):
     assert top - LIGHT - set(sys.stdlib_module_names) == set()
 
 
-def test_importing_the_package_and_its_core_pulls_in_nothing_heavy():
+def test_importing_the_core_pulls_in_nothing_heavy():
     core = sorted(GROUND | TRAINING | EVALUATION | {"teaching.pictures", "datasets.toy"})
-    code = ("import sys, vldm_mini; early = [m for m in ('torch', 'numpy') if m in sys.modules]\n"
-            + "\n".join(f"import vldm_mini.{name}" for name in core)
-            + f"\nprint(early, [m for m in {HEAVY!r} if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
-    assert done.stdout.strip() == "[] []", done.stdout + done.stderr
+    lines = ["import json, sys", *(f"import vldm_mini.{name}" for name in core),
+             f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"]
+    assert run_python("\n".join(lines)) == []
