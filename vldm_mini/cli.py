@@ -4,6 +4,7 @@ They are the same on Linux, macOS and Windows; `make demo`, `make test` and `mak
 What goes wrong at the door (a file, a name, a number) is one line on stderr and exit code 2, never a traceback.
 """
 import argparse
+import hashlib
 import os
 import re
 import subprocess
@@ -114,20 +115,29 @@ def mini_marks():
     return found
 
 
-def train(args):
-    """Train one stage; a run that was stopped goes on from its last checkpoint."""
-    from vldm_mini.training import recipes
-    from vldm_mini.training import upsampler_recipes
+def train(args: argparse.Namespace) -> None:
+    """Train one stage, or all of them from random weights; a run that was stopped is resumed."""
     from vldm_mini import machine
-    stages = recipes.STAGES | upsampler_recipes.STAGES
-    if args.stage not in stages:
-        raise ValueError(f"unknown stage {args.stage!r}; choose one of {', '.join(stages)}")
+    from vldm_mini.training.stages import Request, train_stage
     _threads()
     size = args.size or machine.pick_size()
-    out = Path(args.out or Path("runs") / f"{Path(args.data).name}-{size}")
-    stages[args.stage](data=args.data, size=size, out=out, steps=args.steps, seed=args.seed, resume=args.resume,
-                       start=args.start)
-    print(f"done: {out / args.stage}")
+    out = Path(args.out) if args.out else _run_folder(args.data, size)
+    request = Request(
+        data=args.data, size=size, out=out, seed=args.seed, steps=args.steps, minutes=args.minutes,
+        lr=args.lr, batch=args.batch, frames=args.frames, accumulate=args.accumulate,
+        precision=args.precision or "", start=Path(args.start) if args.start else None,
+        resume=args.resume)
+    train_stage(args.stage, request)
+    print(f"done: {out if args.stage == 'all' else out / args.stage}")
+
+
+def _run_folder(data: str, size: str) -> Path:
+    """Where the stages of a set lie by default. Two folders of one name get two runs."""
+    if not Path(data).exists():
+        return Path("runs") / f"{data}-{size}"
+    path = Path(data).resolve()
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:6]
+    return Path("runs") / f"{path.name.partition('.')[0] or 'root'}-{digest}-{size}"
 
 
 def sample(args):
@@ -187,10 +197,27 @@ def _enlarge_own(args):
     _enlarge(upsampler, even.movedim(-1, 1)[None], fps, args, tile=(64, 128))
 
 
-def data(args):
-    """Fetch a set (or read a folder of videos), check it, and say what is in it."""
+def data(args: argparse.Namespace) -> None:
+    """Fetch a set (or read a folder of videos), check it, and say what is in it.
+
+    `data pack NAME` writes its frames as one file for a machine that cannot read videos.
+    """
     from vldm_mini.datasets import driving, video
-    print(driving.summary() if args.name == "driving" else video.summary(args.name))
+    if args.name[0] == "pack" and len(args.name) == 2:
+        return _pack(args)
+    if len(args.name) != 1:
+        raise ValueError(f"data takes NAME or pack NAME, got {' '.join(args.name)!r}")
+    print(driving.summary() if args.name[0] == "driving" else video.summary(args.name[0]))
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from vldm_mini import machine
+    from vldm_mini.training.data import PACKED, pack
+    from vldm_mini.training.sizes import size_of
+    name, size = args.name[1], args.size or machine.pick_size()
+    path = Path(args.out or Path("runs") / f"{Path(name).resolve().name}-{size}{PACKED}")
+    written = pack(name, size_of(size, name), path)
+    print(f"done: {path}, {written / 2 ** 20:.1f} MiB")
 
 
 # -------------------------------------------------------------------------------------------------------- the options
@@ -205,6 +232,12 @@ class _Parser(argparse.ArgumentParser):
 def _positive(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2 ** 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
@@ -245,19 +278,33 @@ def parser():
     sub.add_argument("--json", action="store_true", help="the report as JSON")
     _train_options(command(train))
     _sample_options(command(sample))
-    command(data).add_argument("name", help="driving, actions, signs, road, or a folder of videos")
+    sub = command(data)
+    sub.add_argument("name", nargs="+", help="[pack] driving, actions, signs, road, or a folder of videos")
+    sub.add_argument("--size", choices=("xs", "s", "m"), help="pack: of the frames")
+    sub.add_argument("--out", help="pack: the file (runs/NAME-SIZE.clips.safetensors)")
     return top
 
 
-def _train_options(sub):
-    sub.add_argument("stage", help="autoencoder, decoder, image, temporal, prediction, interpolation, "
-                     "boxes, upsampler, latent_upsampler or classifiers")
-    sub.add_argument("--data", default="actions", help="driving, actions, signs, road, or a folder of videos (actions)")
-    sub.add_argument("--size", choices=("xs", "s", "m"), help="default: VLDM_SIZE, or what suits the machine")
-    sub.add_argument("--steps", type=_positive, help="training steps (default: what the size says)")
-    sub.add_argument("--seed", type=int, default=0)
+def _train_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("stage", help="autoencoder, image, temporal, decoder, prediction, interpolation, "
+                     "boxes, upsampler, latent_upsampler, classifiers, or all: every stage of Fig. 5 "
+                     "from random weights")
+    sub.add_argument("--data", default="actions", help="driving, actions, signs, road, a folder of "
+                     "videos, or a file that `data pack` wrote (actions)")
+    sub.add_argument("--size", choices=("xs", "s", "m"),
+                     help="default: VLDM_SIZE, or what suits the machine")
+    sub.add_argument("--steps", type=_positive, help="training steps (default: the size's)")
+    sub.add_argument("--minutes", type=_number(0.1, 100000),
+                     help="wall time in place of steps; `all` divides it among the stages")
+    sub.add_argument("--lr", type=_number(1e-8, 10), help="learning rate (default: the size's)")
+    sub.add_argument("--batch", type=_positive, help="samples a step, over all processes")
+    sub.add_argument("--frames", type=_positive, help="T, frames of a clip (default: the size's)")
+    sub.add_argument("--accumulate", type=_positive, help="forward and backward passes a step (1)")
+    sub.add_argument("--precision", choices=("fp32", "bf16"), help="default: the faster one here")
+    sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument("--out", help="folder of the run of all stages (runs/DATA-SIZE)")
-    sub.add_argument("--start", help="a folder with weights of this stage to go on from, in place of random ones")
+    sub.add_argument("--start", help="a folder with weights of this stage to go on from, in place of "
+                     "random ones")
     sub.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
                      help="go on from the last checkpoint in the folder, where there is one")
 

@@ -281,3 +281,20 @@ def describe(facts):
     for title, key in (("not installed, needed for some chapters", "optional"), ("PROBLEMS", "problems")):
         lines += [title] * bool(facts[key]) + [f"  {line}" for line in facts[key]]
     return "\n".join(lines if facts["problems"] else lines + ["all is well"])
+
+
+def synchronize(on: "torch.device") -> None:  # noqa: F821
+    """Wait until the device has done all that it was given; nothing to wait for on a CPU."""
+    import torch
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
+    elif on.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(on: "torch.device") -> int:  # noqa: F821
+    """Bytes of memory that are free on the device, as far as it says; of a CPU, a cautious guess."""
+    import torch
+    if on.type == "cuda":
+        return torch.cuda.mem_get_info(on)[0]
+    return 8 << 30

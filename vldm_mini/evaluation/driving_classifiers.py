@@ -114,7 +114,8 @@ def classifier_loss(classify, drives, seed):
     """The loss of training.Objective: light, cars, speed of films; noise, flicker, order of films that were spoilt."""
     films, night, cars, speed = drives
 
-    def loss(step, samples):
+    def loss(batch):
+        step, samples = batch.step, batch.samples
         draw = [rng(seed, step, sample) for sample in samples]
         i = torch.cat([torch.randint(len(films), (1,), generator=g) for g in draw])
         x, u = video.to_float(films[i]), torch.stack([torch.rand(4, generator=g) for g in draw])
@@ -226,7 +227,8 @@ def finder_loss(finder, found, seed):
     """The loss of training.Objective: focal loss of the middles, L1 of insertion_points and sizes (Zhou et al. 2019, eq. 1 to 3)."""
     films, boxes, seen = found
 
-    def loss(step, samples):
+    def loss(batch):
+        step, samples = batch.step, batch.samples
         draw = [rng(seed, step, sample) for sample in samples]
         i = torch.cat([torch.randint(len(films), (1,), generator=g) for g in draw])
         heat, values, middle, care = (torch.stack(x) for x in zip(*[target_map(boxes[k], seen[k]) for k in i.tolist()]))

@@ -1,31 +1,34 @@
-"""One training loop for every stage: mixed precision, EMA, checkpoints, resume, flight recorder. Knows no network.
+"""One training loop for every stage: number format, EMA, checkpoints, resuming, record.
 
-What is trained, on what and with which loss stands in `recipes`. Chapter 03 walks it.
-
-All randomness of training is a function of (seed, step, sample): a run that was killed and resumed, and two processes
-in place of one, draw the same noise.
+It knows no network. What is trained, on what and with which loss stands in `stages` and `losses`;
+chapter 03 walks through it. The loop never waits for the device but at its logging steps, some 200
+in a run: losses and gradient norms stay on the device until then.
 """
-import json
 import math
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vldm_mini import machine
-from vldm_mini.weights import load_into, load_state, replacing, save_state, write_text
+from .. import machine
+from ..weights import load_into, load_state, locked, replacing, save_state, writable
+from .optimizers import EMA, learning_rate, make_optimizers
+from .randomness import BatchRandom
+from .record import LEVELS, Record, provenance
 
-LEVELS = 10                                   # bins of tau in which the recorder keeps the loss
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how. `lr` warms up linearly, then falls along a cosine to zero."""
+    """How long and how. `lr` warms up linearly, then falls along a cosine to zero.
+
+    batch: samples of a step, over all processes and all accumulated parts. precision: "fp32", "bf16",
+    or "" for the faster one here (a short timing). accumulate: forward and backward passes a step.
+    """
     steps: int
     batch: int
     lr: float = 1e-3
@@ -33,239 +36,306 @@ class Settings:
     clip_norm: float = 1.0
     ema: float = 0.999
     seed: int = 0
-    precision: str = ""                       # "fp32", "bf16", or "" for the faster one by a short timing
-    save_every_s: float = 60.0
+    precision: str = ""
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
+    save_every_s: float = 120.0
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A module and its loss. Each step, every objective takes one step; an autoencoder and its critic are two objectives.
+    """A module and its loss. Each step, every objective takes one optimiser step, in their order;
+    an autoencoder and its critic are two objectives.
 
-    loss(step, samples) -> (scalar to minimise, {name: float, or "tau" and "loss": one value a sample}), or None to sit
-    this step out. samples: list of sample numbers, to be used with `rng`.
+    loss(draw) -> (scalar to minimise, {name: scalar tensor, or "tau" and "loss": one value a
+    sample}), or None to leave this step out. draw: the step's BatchRandom.
     """
     name: str
     module: nn.Module
-    loss: Callable
+    loss: Callable[[BatchRandom], tuple[Tensor, dict] | None]
     lr_scale: float = 1.0
-    betas: tuple = (0.9, 0.99)
-    muon: bool = False                        # Muon for its matrices, AdamW for the rest; else AdamW for all
+    betas: tuple[float, float] = (0.9, 0.99)
+    muon: bool = False                        # MINI: Muon for hidden matrices, AdamW for the rest
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum steps whose matrix is made orthogonal, so that no direction is much faster than the others.
+@dataclass(frozen=True)
+class Watch:
+    """What a run is to look at beside its losses.
 
-    Jordan et al. 2024; the rate as of AdamW (Liu et al. 2025, arXiv 2502.16982). Any tensor counts as the matrix of its
-    flatten(1), convolutions too. torch.optim.Muon does the same sums in bf16, 15 times slower where that is emulated.
+    row() -> dict for each row of the record (alphas, say); strip() -> PIL image from fixed noise, at
+    `num_strips` moments evenly spaced in log steps; validate() -> dict of held-out figures, at
+    `num_validations` moments evenly spaced. strip and validate see the averaged (EMA) weights.
     """
-
-    def __init__(self, params, lr=1e-3, momentum=0.95, weight_decay=0.01):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                mean.lerp_(p.grad, 1 - group["momentum"])
-                step = orthogonal(p.grad.lerp(mean, group["momentum"]).flatten(1))
-                # 0.2 sqrt(longer side): the size of the steps of AdamW
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(0.2 * group["lr"] * max(step.shape) ** 0.5 * step.view_as(p))
+    row: Callable[[], dict] | None = None
+    strip: Callable | None = None
+    validate: Callable[[], dict] | None = None
+    num_strips: int = 12
+    num_validations: int = 24
 
 
-def orthogonal(x, steps=5):
-    """About the orthogonal matrix nearest to x (n, m): five Newton-Schulz steps bring singular values to 0.7 to 1.2."""
-    if x.shape[0] > x.shape[1]:
-        return orthogonal(x.T, steps).T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x
+def train(folder: str | Path, settings: Settings, objectives: list[Objective],
+          watch: Watch | None = None, resume: bool = True, progress: bool = True,
+          identity: dict | None = None) -> Record:
+    """Train the objectives; returns the Record. The first module ends with its EMA weights.
 
-
-def optimizers(objective):
-    """The optimisers of a objective's trainable parameters. Muon is for hidden layers: both sides of the matrix >= 16."""
-    ps = [p for p in objective.module.parameters() if p.requires_grad]
-    wide = [p for p in ps if objective.muon and p.ndim > 1 and min(p.flatten(1).shape) >= 16]
-    rest = [p for p in ps if not any(p is q for q in wide)]
-    found = [torch.optim.AdamW(rest, lr=0.0, betas=objective.betas, weight_decay=0.01)]
-    return [*found, Muon(wide, lr=0.0)] if wide else found
-
-
-class EMA:
-    """Exponential moving average of a module's parameters; diffusers' EMAModel does the same sums."""
-
-    def __init__(self, module, decay):
-        self.decay, self.count = decay, 0
-        self.shadow = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module):
-        step, self.count = self.count, self.count + 1
-        # decay_s = min((1 + s) / (10 + s), decay): short memory at first; the first step copies
-        decay = min((1 + step) / (10 + step), self.decay) if step else 0.0
-        for name, p in module.named_parameters():
-            self.shadow[name].lerp_(p.detach(), 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module):
-        for name, p in module.named_parameters():
-            p.copy_(self.shadow[name])
-
-
-@dataclass
-class Record:
-    """The flight recorder: what was set, where it ran, and how it went, as one JSON file under 1 MB."""
-    settings: dict = field(default_factory=dict)
-    where: dict = field(default_factory=dict)
-    rows: list = field(default_factory=list)           # every so many steps: step, minutes, losses, loss per level, ...
-    strips: list = field(default_factory=list)         # names of the pictures made from the same noise
-    minutes: float = 0.0
-
-    def save(self, folder):
-        write_text(Path(folder) / "record.json", json.dumps(asdict(self), indent=None) + "\n")
-
-    @classmethod
-    def load(cls, folder):
-        path = Path(folder) / "record.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"no record.json in {folder}; a finished or running training writes one")
-        return cls(**json.loads(path.read_text()))
-
-
-def provenance():
-    """Commit, versions and hardware of this run."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                         cwd=Path(__file__).parent)
-    return dict(commit=git.stdout.strip() or "unknown", torch=str(torch.__version__), python=platform.python_version(),
-                device=str(machine.device()), threads=torch.get_num_threads(), processor=platform.machine())
-
-
-def learning_rate(settings, step):
-    """Linear warm-up, then a cosine to zero."""
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-
-
-def levels(tau, loss, num_steps=1000):
-    """Mean loss in LEVELS bins of tau; None where a bin is empty. tau, loss (n,) -> list."""
-    bins = (tau * LEVELS // num_steps).long()
-    return [round(float(loss[bins == k].mean()), 5) if (bins == k).any() else None for k in range(LEVELS)]
-
-
-def train(folder, settings, objectives, watch=None, strip=None, num_strips=12, resume=True, progress=True):
-    """Train the objectives; returns the Record. The first objective's module ends with its EMA weights.
-
-    folder: gets state.pt (tensors only), record.json and strips. watch() -> dict put into the record (alphas, say);
-    strip() -> PIL image from fixed noise, at `num_strips` moments evenly spaced in log steps.
-    A run killed at any moment goes on from its last checkpoint and ends in the same weights.
+    folder: gets the run's state, record.json and strips. identity: what a run must not be resumed
+    without, {"data": fingerprint, "layers": hash}, say. A run that was killed at any moment goes on
+    from its last checkpoint and ends in the same weights. Raises ValueError for a folder that holds
+    another run, FloatingPointError for a gradient that is not finite.
     """
     from tqdm.auto import tqdm
-    run = _Run(Path(folder), settings, objectives, resume)
-    moments = {round(math.exp(k / (num_strips - 1) * math.log(settings.steps))) for k in range(num_strips)}
-    bar = tqdm(range(run.step, settings.steps), initial=run.step, total=settings.steps, mininterval=0.5,
-               disable=not progress)
-    recent, every, saved = [], max(1, settings.steps // 200), time.monotonic()
-    for step in bar:
-        recent.append(run.one_step(step))
-        if (step + 1) % every == 0 or step + 1 == settings.steps:
-            run.note(step + 1, recent, watch)
-            recent.clear()
+    folder, watch = writable(folder), watch or Watch()
+    with locked(folder):
+        run = Run(folder, settings, objectives, resume, identity or {})
+        strips = log_spaced(settings.steps, watch.num_strips) if watch.strip else set()
+        validations = evenly_spaced(settings.steps, watch.num_validations) if watch.validate else set()
+        every, saved = max(1, settings.steps // 200), time.monotonic()
+        steps = range(run.step, settings.steps)
+        bar = tqdm(steps, initial=run.step, total=settings.steps, mininterval=0.5,
+                   disable=not progress or run.rank > 0)
+        for step in bar:
+            run.one_step(step)
+            done = step + 1
+            if done in strips:
+                run.draw_strip(watch.strip)
+            if done % every and done != settings.steps:
+                continue
+            run.note(watch, validate=bool(validations & set(range(done - every + 1, done + 1))))
             bar.set_postfix({k: f"{v:.4f}" for k, v in run.record.rows[-1]["losses"].items()})
-        if strip and step + 1 in moments:
-            run.draw(step + 1, strip)
-        if not recent and time.monotonic() - saved > settings.save_every_s:
-            run.save()
-            saved = time.monotonic()
-    run.save()
-    run.ema.copy_to(objectives[0].module)
+            if time.monotonic() - saved > settings.save_every_s:
+                run.save()
+                saved = time.monotonic()
+        run.save()
+        run.ema.copy_to(objectives[0].module)
     return run.record
 
 
-class _Run:
+def log_spaced(steps: int, number: int) -> set[int]:
+    """`number` moments from 1 to steps, evenly spaced in the logarithm."""
+    return {round(math.exp(k / (number - 1) * math.log(steps))) for k in range(number)}
+
+
+def evenly_spaced(steps: int, number: int) -> set[int]:
+    """`number` moments from steps / number to steps."""
+    return {round(steps * (k + 1) / number) for k in range(number)}
+
+
+def mean_over_processes(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place; nothing where there is one."""
+    if world_size() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= world_size()
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(part.view_as(tensor))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1
+
+
+@dataclass
+class Totals:
+    """Sums since the last row of the record, on the device."""
+    losses: dict = field(default_factory=dict)            # name -> [sum, number of steps]
+    level_sum: Tensor | None = None
+    level_count: Tensor | None = None
+
+    def add(self, name: str, value: Tensor) -> None:
+        """One more value of a loss."""
+        value = value.detach().float()
+        if name in self.losses:
+            total, count = self.losses[name]
+            self.losses[name] = [total + value, count + 1]
+        else:
+            self.losses[name] = [value, 1]
+
+    def add_levels(self, tau: Tensor, loss: Tensor, num_steps: int = 1000) -> None:
+        """One value a sample, sorted into LEVELS bins of tau. tau, loss (b,)."""
+        if self.level_sum is None:
+            self.level_sum = torch.zeros(LEVELS, device=loss.device)
+            self.level_count = torch.zeros(LEVELS, device=loss.device)
+        level = tau * LEVELS // num_steps
+        self.level_sum.index_add_(0, level, loss.detach().float())
+        self.level_count.index_add_(0, level, torch.ones_like(loss, dtype=torch.float32))
+
+
+class Run:
     """The state of a run: objectives, optimisers, EMA, record, step."""
 
-    def __init__(self, folder, settings, objectives, resume):
-        self.folder, self.settings, self.objectives, self.step = folder, settings, objectives, 0
+    def __init__(self, folder: Path, settings: Settings, objectives: list[Objective], resume: bool,
+                 identity: dict) -> None:
+        self.folder, self.settings, self.objectives = folder, settings, objectives
+        self.step, self.identity = 0, identity
         self.device = next(objectives[0].module.parameters()).device
+        self.rank = torch.distributed.get_rank() if world_size() > 1 else 0
         self.precision = settings.precision or machine.probe_precision(self.device)
-        self.parameters = [[p for p in objective.module.parameters() if p.requires_grad] for objective in objectives]
-        self.optimizers = [optimizers(objective) for objective in objectives]
+        self.trained = [[p for p in one.module.parameters() if p.requires_grad] for one in objectives]
+        self.optimizers = [make_optimizers(one.module, one.muon, one.betas) for one in objectives]
+        if settings.channels_last:
+            for one in objectives:
+                one.module.to(memory_format=torch.channels_last)
         self.ema = EMA(objectives[0].module, settings.ema)
-        self.record = Record(dict(asdict(settings), precision=self.precision), provenance())
-        for part in folder.glob(".*.part"):                       # what a killed process was writing
-            part.unlink()
-        if resume and (folder / "state.pt").is_file():
+        self.totals = Totals()
+        self.bad_step = torch.full((len(objectives),), -1, device=self.device)
+        resolved = dict(asdict(settings), precision=self.precision)
+        self.record = Record(resolved, provenance(self.device))
+        if resume and (folder / STATE).is_file():
             self.load()
         self.began = time.monotonic() - 60 * self.record.minutes
+        self.process_began = time.process_time() - 60 * self.record.process_minutes
 
-    def one_step(self, step):
-        """Every objective's step. -> the logs of all objectives."""
-        logs, samples = {}, list(range(self.settings.batch))
-        for objective, ps, pair in zip(self.objectives, self.parameters, self.optimizers):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                answer = objective.loss(step, samples)
-            if answer is None:
-                continue
-            loss, more = answer
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss of {objective.name} is {loss.item()} at step {step}; the last "
-                                         f"checkpoint in {self.folder} is whole. Try a smaller lr")
-            objective.module.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(ps, self.settings.clip_norm)
-            for optimizer in pair:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(self.settings, step) * objective.lr_scale
-                optimizer.step()
-            logs.update({objective.name: loss.item()}, **more)
+    def one_step(self, step: int) -> None:
+        """One optimiser step of every objective."""
+        for number, objective in enumerate(self.objectives):
+            if self.backward(step, objective):
+                self.update(step, number, objective)
         self.ema.update(self.objectives[0].module)
         self.step = step + 1
-        return logs
 
-    def note(self, step, recent, watch):
-        """One row of the record: the mean of the logs since the last row, the loss per noise level."""
-        names = {k for logs in recent for k, v in logs.items() if isinstance(v, float)}
-        mean = lambda k: sum(vs := [logs[k] for logs in recent if k in logs]) / len(vs)                  # noqa: E731
-        row = dict(step=step, minutes=round((time.monotonic() - self.began) / 60, 2),
-                   losses={k: round(mean(k), 5) for k in sorted(names)})
-        if "tau" in recent[0]:
-            row["levels"] = levels(*(torch.cat([logs[k].detach().cpu() for logs in recent]) for k in ("tau", "loss")))
-        self.record.rows.append(dict(row, **(watch() if watch else {})))
+    def backward(self, step: int, objective: Objective) -> bool:
+        """Gradients of one objective, of all accumulated parts. False if it leaves the step out."""
+        objective.module.zero_grad(set_to_none=True)
+        parts = self.settings.accumulate
+        for part in range(parts):
+            draw = BatchRandom(self.settings.seed, step, self.settings.batch, self.device,
+                               part=self.rank * parts + part, parts=parts * world_size())
+            with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
+                found = objective.loss(draw)
+            if found is None:
+                return False
+            loss, logs = found
+            (loss / parts).backward()
+            self.totals.add(objective.name, loss)
+            for name, value in logs.items():
+                if name not in ("tau", "loss"):
+                    self.totals.add(name, torch.as_tensor(value))
+            if "tau" in logs:
+                self.totals.add_levels(logs["tau"], logs["loss"])
+        return True
 
-    def draw(self, step, strip):
+    def update(self, step: int, number: int, objective: Objective) -> None:
+        """Clip the gradients and step. A gradient that is not finite becomes zero and is reported
+        at the next row: no NaN reaches the weights, and nobody waits for the device to find out."""
+        grads = [p.grad for p in self.trained[number] if p.grad is not None]
+        mean_over_processes(grads)
+        norm = nn.utils.get_total_norm(grads)
+        finite = norm.isfinite()
+        factor = (self.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, torch.where(finite, factor, 0.0))
+        for grad in grads:
+            grad.nan_to_num_(0.0, 0.0, 0.0)                                  # inf or NaN times 0
+        first = (self.bad_step[number] < 0) & ~finite
+        self.bad_step[number] = torch.where(first, step, self.bad_step[number])
+        settings = self.settings
+        lr = learning_rate(settings.lr, step, settings.steps, settings.warmup) * objective.lr_scale
+        for optimizer in self.optimizers[number]:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+
+    def note(self, watch: Watch, validate: bool) -> None:
+        """One row of the record: means since the last row. The one place that reads the device."""
+        losses = {name: total / count for name, (total, count) in sorted(self.totals.losses.items())}
+        mean_over_processes(list(losses.values()))
+        for objective, bad in zip(self.objectives, self.bad_step.tolist()):
+            if bad >= 0:
+                raise FloatingPointError(
+                    f"the gradient of {objective.name} is not finite at step {bad}; the last "
+                    f"checkpoint in {self.folder} is from before that. Try a smaller --lr than "
+                    f"{self.settings.lr:g}, or --precision fp32")
+        values = torch.stack([value.to(self.device) for value in losses.values()]).tolist()
+        self.clock()
+        row = dict(step=self.step, minutes=round(self.record.minutes, 3),
+                   process_minutes=round(self.record.process_minutes, 3),
+                   losses={name: round(value, 5) for name, value in zip(losses, values)})
+        if self.totals.level_sum is not None:
+            row["levels"] = self.level_means()
+        if watch.row:
+            row |= watch.row()
+        if validate:
+            with self.averaged():
+                row["held_out"] = watch.validate()
+        self.record.rows.append(row)
+        self.totals = Totals()
+
+    def level_means(self) -> list[float | None]:
+        """Mean loss of each bin of tau; None for an empty one."""
+        both = torch.stack([self.totals.level_sum, self.totals.level_count])
+        mean_over_processes([both])
+        means = []
+        for total, count in zip(*both.tolist()):
+            means.append(round(total / count, 5) if count else None)
+        return means
+
+    def clock(self) -> None:
+        """Bring the record's minutes up to date."""
+        self.record.minutes = (time.monotonic() - self.began) / 60
+        self.record.process_minutes = (time.process_time() - self.process_began) / 60
+
+    def averaged(self) -> "Averaged":
+        """A context in which the first module has its EMA weights."""
+        return Averaged(self.ema, self.objectives[0].module)
+
+    def draw_strip(self, strip: Callable) -> None:
         """A film strip from the EMA weights and always the same noise."""
-        module, name = self.objectives[0].module, f"strip_{step:06d}.webp"
-        kept = {k: p.detach().clone() for k, p in module.named_parameters()}
-        self.ema.copy_to(module)
-        with replacing(self.folder / name) as beside:
+        name = f"strip_{self.step:06d}.webp"
+        with self.averaged(), replacing(self.folder / name) as beside:
             strip().save(beside, format="WEBP", quality=80)
-        with torch.no_grad():
-            for k, p in module.named_parameters():
-                p.copy_(kept[k])
         self.record.strips = sorted({*self.record.strips, name})
 
-    def save(self):
-        """Everything a resumed run needs, written beside and renamed."""
-        self.record.minutes = round((time.monotonic() - self.began) / 60, 3)
-        state = dict(step=self.step, modules=[objective.module.state_dict() for objective in self.objectives],
-                     optimizers=[optimizer.state_dict() for pair in self.optimizers for optimizer in pair],
-                     ema=dict(shadow=self.ema.shadow, count=self.ema.count), record=asdict(self.record),
-                     settings=asdict(self.settings))
-        save_state(self.folder / "state.pt", state)
+    def save(self) -> None:
+        """Everything that a resumed run needs, written beside and renamed."""
+        if self.rank:
+            return
+        self.clock()
+        optimizers = [[dict(optimizer.state[p]) for p in optimizer.param_groups[0]["params"]]
+                      for pair in self.optimizers for optimizer in pair]
+        state = dict(step=self.step, ema=dict(shadow=self.ema.shadow, count=self.ema.count),
+                     modules=[dict(one.module.state_dict()) for one in self.objectives],
+                     optimizers=optimizers, record=asdict(self.record),
+                     settings=self.record.settings, identity=self.identity)
+        save_state(self.folder / STATE, state)
         self.record.save(self.folder)
 
-    def load(self):
-        state = load_state(self.folder / "state.pt", self.device)
-        if state["settings"] != asdict(self.settings):
-            changed = [k for k, v in asdict(self.settings).items() if state["settings"].get(k) != v]
-            raise ValueError(f"{self.folder} holds a run with other settings ({', '.join(changed)}); "
-                             "give another --out, or --no-resume to start anew")
+    def load(self) -> None:
+        """Take up the run in the folder. Raises ValueError if it is another one."""
+        state = load_state(self.folder / STATE, self.device)
+        self.refuse_another(state["settings"], self.record.settings, "settings")
+        self.refuse_another(state["identity"], self.identity, "data or layers")
         for objective, tensors in zip(self.objectives, state["modules"]):
             load_into(objective.module, tensors, str(self.folder))
-        for optimizer, values in zip([o for pair in self.optimizers for o in pair], state["optimizers"]):
-            optimizer.load_state_dict(values)
+        flat = [optimizer for pair in self.optimizers for optimizer in pair]
+        for optimizer, values in zip(flat, state["optimizers"]):
+            for p, tensors in zip(optimizer.param_groups[0]["params"], values):
+                if tensors:
+                    optimizer.state[p] = tensors
         self.ema.shadow, self.ema.count = state["ema"]["shadow"], state["ema"]["count"]
         self.record, self.step = Record(**state["record"]), state["step"]
+
+    def refuse_another(self, stored: dict, now: dict, what: str) -> None:
+        """Raises ValueError if two dictionaries differ, naming the keys."""
+        changed = [key for key in now if stored.get(key) != now[key] and key != "save_every_s"]
+        if changed:
+            raise ValueError(f"{self.folder} holds a run with other {what} ({', '.join(changed)}); "
+                             "give another --out, or --no-resume to start anew")
+
+
+class Averaged:
+    """Inside, the module has the averaged weights; outside, those that train."""
+
+    def __init__(self, ema: EMA, module: nn.Module) -> None:
+        self.ema, self.module = ema, module
+
+    def __enter__(self) -> None:
+        self.kept = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        self.ema.copy_to(self.module)
+
+    @torch.no_grad()
+    def __exit__(self, *error: object) -> None:
+        for name, p in self.module.named_parameters():
+            p.copy_(self.kept[name])
