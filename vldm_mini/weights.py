@@ -163,6 +163,8 @@ def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     {"tuple": items}, a tensor {"tensor": name}.
     """
     if isinstance(value, Tensor):
+        while name in tensors:                 # {"a": {"b": x}, "a.b": y}: two paths read the same
+            name += "'"
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
