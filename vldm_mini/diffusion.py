@@ -1,216 +1,438 @@
-"""Diffusion: noise schedule, what the network predicts, DDIM, guidance. Knows no network.
+"""Diffusion: noise schedule, prediction types, DDIM, guidance. Knows no network.
 
-Paper: section 2, eq. (1); DDIM from Song et al. 2021; guidance from Ho & Salimans 2022. Chapter 02 walks through it.
+Paper: section 2, eq. (1); DDIM from Song et al. 2021; guidance from Ho & Salimans 2022.
+Chapter 02 walks through this module.
 
-Symbols: `tau` is diffusion time, an integer from 0 (nearly clean) to num_steps - 1 (nearly noise); `alpha_tau` and
-`sigma_tau` are the schedule's; `z` is whatever is diffused (latents, pixels, numbers), first axis the batch.
-A network is anything called as `denoise(z, tau) -> y`, with y the prediction: "eps", "v" or "x0".
+Symbols: `tau` is diffusion time, an integer from 0 (almost clean) to num_steps - 1 (almost pure
+noise); `alpha_tau` and `sigma_tau` belong to the schedule; `z` is whatever is diffused (latents,
+pixels, numbers), with the batch as its first axis. A denoiser is any callable
+`denoise(z, tau) -> y` whose prediction y has the shape of z and is of type "eps", "v" or "x0".
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 PREDICTIONS = ("eps", "v", "x0")
 
+Denoiser = Callable[[Tensor, Tensor], Tensor]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The schedule: z_tau = alpha_tau x + sigma_tau eps, with alpha_tau^2 + sigma_tau^2 = 1 (variance preserving).
 
-@dataclass(frozen=True)
+# --------------------------------------------------------------------------------------------------
+# The schedule: z_tau = alpha_tau x + sigma_tau eps, with alpha_tau^2 + sigma_tau^2 = 1
+# (variance preserving).
+
+
+@dataclass(frozen=True, eq=False)
 class Schedule:
-    """A variance-preserving noise schedule. `alpha_tau`, `sigma_tau`: float64 tensors of shape (num_steps,)."""
-    alpha_tau: torch.Tensor
-    sigma_tau: torch.Tensor
+    """A variance-preserving noise schedule, an immutable value.
+
+    alpha_tau, sigma_tau: float64 tensors of shape (num_steps,) on the CPU. Two schedules are equal
+    if their tables are. Raises ValueError if the tables are not two vectors of one length.
+    """
+
+    alpha_tau: Tensor
+    sigma_tau: Tensor
+
+    def __post_init__(self) -> None:
+        if self.alpha_tau.ndim != 1 or self.alpha_tau.shape != self.sigma_tau.shape:
+            raise ValueError(
+                f"alpha_tau and sigma_tau must be vectors of one length, got shapes "
+                f"{tuple(self.alpha_tau.shape)} and {tuple(self.sigma_tau.shape)}"
+            )
+        object.__setattr__(self, "_tables", {})  # copies of both tables, one pair per device
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        return torch.equal(self.alpha_tau, other.alpha_tau) and torch.equal(
+            self.sigma_tau, other.sigma_tau
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.num_steps, float(self.alpha_tau[0]), float(self.alpha_tau[-1])))
+
+    def __reduce__(self) -> tuple:
+        # copies and pickles hold the tables only, not the ones cached on other devices
+        return Schedule, (self.alpha_tau, self.sigma_tau)
 
     @classmethod
-    def from_betas(cls, betas):
-        # alpha_tau^2 = prod_{s <= tau} (1 - beta_s)                                         Ho et al. 2020, eq. (4)
+    def from_betas(cls, betas: Tensor) -> Schedule:
+        """The schedule of noise variances beta_tau (num_steps,), each in 0..1."""
+        # alpha_tau^2 = prod_{s <= tau} (1 - beta_s)                     Ho et al. 2020, eq. (4)
         alpha_squared = torch.cumprod(1 - betas.double(), dim=0)
         return cls(alpha_squared.sqrt(), (1 - alpha_squared).sqrt())
 
     @classmethod
-    def linear(cls, num_steps=1000, beta_start=1e-4, beta_end=2e-2):
-        """Betas extend linearly: the paper's schedule ("following Ho et al.", appendix F)."""
-        return cls.from_betas(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
+    def linear(
+        cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2
+    ) -> Schedule:
+        """Linearly increasing betas: the paper's schedule ("following Ho et al.", appendix F)."""
+        return cls.from_betas(_line(beta_start, beta_end, num_steps))
 
     @classmethod
-    def scaled_linear(cls, num_steps=1000, beta_start=8.5e-4, beta_end=1.2e-2):
-        """Square roots of the betas extend linearly: Stable Diffusion's schedule."""
-        roots = torch.linspace(beta_start ** 0.5, beta_end ** 0.5, num_steps, dtype=torch.float64)
-        return cls.from_betas(roots ** 2)
+    def scaled_linear(
+        cls, num_steps: int = 1000, beta_start: float = 8.5e-4, beta_end: float = 1.2e-2
+    ) -> Schedule:
+        """Linearly increasing square roots of the betas: Stable Diffusion's schedule."""
+        return cls.from_betas(_line(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+
+    def zero_terminal_snr(self) -> Schedule:
+        """This schedule rescaled so that the last step is pure noise (alpha_tau = 0).
+
+        alpha_tau at tau = 0 stays as it is. Lin et al. 2023 (arXiv 2305.08891), algorithm 1.
+        An eps-prediction cannot be sampled with it: at alpha_tau = 0 it says nothing about x0.
+        """
+        first, last = self.alpha_tau[0], self.alpha_tau[-1]
+        # alpha'_tau = (alpha_tau - alpha_T) alpha_0 / (alpha_0 - alpha_T)
+        alpha_tau = (self.alpha_tau - last) * first / (first - last)
+        return Schedule(alpha_tau, (1 - alpha_tau**2).sqrt())
 
     @property
-    def num_steps(self):
+    def num_steps(self) -> int:
+        """Number of diffusion times."""
         return len(self.alpha_tau)
 
     @property
-    def log_snr(self):
-        """lambda_tau = log(alpha_tau^2 / sigma_tau^2), falling in tau (paper, section 2)."""
+    def log_snr(self) -> Tensor:
+        """lambda_tau = log(alpha_tau^2 / sigma_tau^2), float64 (num_steps,), decreasing in tau."""
         return 2 * (self.alpha_tau.log() - self.sigma_tau.log())
 
-    def at(self, tau, like):
-        """alpha_tau and sigma_tau for tau (b,), shaped (b, 1, ..., 1) to multiply `like` (b, ...)."""
-        tau = torch.as_tensor(tau, device=self.alpha_tau.device).reshape(-1)
-        if tau.min() < 0 or tau.max() >= self.num_steps:
-            raise ValueError(f"tau must lie in 0..{self.num_steps - 1}, got {int(tau.min())}..{int(tau.max())}")
+    def at(self, tau: int | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_tau and sigma_tau, shaped (b, 1, ..., 1) to multiply `like` (b, ...).
+
+        tau: (b,) integers, or one integer for all. Results have the dtype and device of `like`.
+        Raises ValueError if tau lies outside 0..num_steps - 1. A tau on an accelerator is not
+        checked: reading it would make the CPU wait for the device.
+        """
+        if not isinstance(tau, Tensor):
+            self._check_range(tau, tau)
+            tau = torch.full((1,), tau, device=like.device)
+        elif tau.device.type == "cpu":
+            self._check_range(int(tau.min()), int(tau.max()))
+        tau = tau.reshape(-1)
         shape = (-1,) + (1,) * (like.ndim - 1)
-        pick = lambda table: table[tau].to(like.dtype).to(like.device).reshape(shape)  # noqa: E731
-        return pick(self.alpha_tau), pick(self.sigma_tau)
+        alpha_tau, sigma_tau = (
+            table[tau].to(like.dtype).to(like.device).reshape(shape)
+            for table in self._tables_on(tau.device)
+        )
+        return alpha_tau, sigma_tau
+
+    def _check_range(self, lowest: int, highest: int) -> None:
+        if lowest < 0 or highest >= self.num_steps:
+            raise ValueError(f"tau must lie in 0..{self.num_steps - 1}, got {lowest}..{highest}")
+
+    def _tables_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both tables on a device, copied there once."""
+        if device not in self._tables:
+            dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+            tables = self.alpha_tau.to(device, dtype), self.sigma_tau.to(device, dtype)
+            self._tables[device] = tables
+        return self._tables[device]
 
 
-def add_noise(schedule, x, eps, tau):
-    """Forward process. x, eps (b, ...), tau (b,) -> z_tau (b, ...). One tau a sample: a clip's frames share it."""
+def _line(start: float, end: float, num_steps: int) -> Tensor:
+    """num_steps evenly spaced float64 numbers, on the CPU also within `torch.device(...)`."""
+    return torch.linspace(start, end, num_steps, dtype=torch.float64, device="cpu")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The settings of a schedule: what a model's config stores.
+
+    kind: "linear" (the paper) or "scaled_linear" (Stable Diffusion). beta_start, beta_end: noise
+    variances of the first and last step, None for the kind's own. zero_terminal_snr: rescale so
+    that the last step is pure noise. Raises ValueError for settings that give no schedule.
+    """
+
+    kind: str = "linear"
+    num_steps: int = 1000
+    beta_start: float | None = None
+    beta_end: float | None = None
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "scaled_linear"):
+            raise ValueError(f"kind must be linear or scaled_linear, not {self.kind!r}")
+        betas = [beta for beta in (self.beta_start, self.beta_end) if beta is not None]
+        if self.num_steps < 2 or not all(0 < beta < 1 for beta in betas):
+            raise ValueError(f"a schedule needs two steps and betas between 0 and 1, got {self}")
+
+    def build(self) -> Schedule:
+        """The schedule of these settings."""
+        make = Schedule.linear if self.kind == "linear" else Schedule.scaled_linear
+        given = {"beta_start": self.beta_start, "beta_end": self.beta_end}
+        betas = {name: beta for name, beta in given.items() if beta is not None}
+        schedule = make(self.num_steps, **betas)
+        return schedule.zero_terminal_snr() if self.zero_terminal_snr else schedule
+
+
+def add_noise(schedule: Schedule, x: Tensor, eps: Tensor, tau: int | Tensor) -> Tensor:
+    """Forward process: x, eps (b, ...), tau (b,) -> z_tau (b, ...). A clip's frames share tau."""
     alpha_tau, sigma_tau = schedule.at(tau, x)
-    # z_tau = alpha_tau x + sigma_tau eps                                                          paper, section 2
+    # z_tau = alpha_tau x + sigma_tau eps                                      paper, section 2
     return alpha_tau * x + sigma_tau * eps
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Three views of one prediction. Knowing z_tau, each of eps, v, x0 gives the other two.
+# --------------------------------------------------------------------------------------------------
+# Three views of one prediction. Given z_tau, each of eps, v and x0 determines the other two.
 
-def _check(prediction):
+
+def check_prediction(schedule: Schedule, prediction: str) -> None:
+    """Raise ValueError for an unknown prediction type, or for one that the schedule rules out.
+
+    Where alpha_tau = 0, z is the noise itself: an eps-prediction does not determine x0.
+    """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {prediction!r}")
+    if prediction == "eps" and float(schedule.alpha_tau[-1]) == 0:
+        raise ValueError(
+            "prediction 'eps' cannot be used with a schedule that ends in pure noise "
+            "(zero terminal SNR, alpha_tau = 0): use 'v' or 'x0'"
+        )
 
 
-def target(schedule, x, eps, tau, prediction="v"):
-    """What the network should answer: y of eq. (1). x, eps (b, ...), tau (b,) -> (b, ...)."""
-    _check(prediction)
+def target(
+    schedule: Schedule, x: Tensor, eps: Tensor, tau: int | Tensor, prediction: str = "v"
+) -> Tensor:
+    """The training target y of eq. (1): x, eps (b, ...), tau (b,) -> (b, ...)."""
+    check_prediction(schedule, prediction)
+    if prediction == "eps":
+        return eps
+    if prediction == "x0":
+        return x
     alpha_tau, sigma_tau = schedule.at(tau, x)
-    # v = alpha_tau eps - sigma_tau x                                                             paper, eq. (1)
-    return {"eps": eps, "x0": x, "v": alpha_tau * eps - sigma_tau * x}[prediction]
+    # v = alpha_tau eps - sigma_tau x                                           paper, eq. (1)
+    return alpha_tau * eps - sigma_tau * x
 
 
-def to_x0(schedule, z, y, tau, prediction="v"):
-    """The clean sample that prediction y (b, ...) at z (b, ...), tau (b,) stands for."""
-    _check(prediction)
+def to_x0(
+    schedule: Schedule, z: Tensor, y: Tensor, tau: int | Tensor, prediction: str = "v"
+) -> Tensor:
+    """The clean sample (b, ...) implied by the prediction y (b, ...) at z (b, ...), tau (b,)."""
+    check_prediction(schedule, prediction)
+    if prediction == "x0":
+        return y
     alpha_tau, sigma_tau = schedule.at(tau, z)
-    # x0 = alpha_tau z - sigma_tau v      x0 = (z - sigma_tau eps) / alpha_tau
-    if prediction == "v":
-        return alpha_tau * z - sigma_tau * y
-    return y if prediction == "x0" else (z - sigma_tau * y) / alpha_tau
+    if prediction == "eps":
+        # x0 = (z - sigma_tau eps) / alpha_tau
+        return (z - sigma_tau * y) / alpha_tau
+    # x0 = alpha_tau z - sigma_tau v
+    return alpha_tau * z - sigma_tau * y
 
 
-def to_eps(schedule, z, y, tau, prediction="v"):
-    """The noise that prediction y (b, ...) at z (b, ...), tau (b,) stands for."""
-    _check(prediction)
+def to_eps(
+    schedule: Schedule, z: Tensor, y: Tensor, tau: int | Tensor, prediction: str = "v"
+) -> Tensor:
+    """The noise (b, ...) implied by the prediction y (b, ...) at z (b, ...), tau (b,)."""
+    check_prediction(schedule, prediction)
+    if prediction == "eps":
+        return y
     alpha_tau, sigma_tau = schedule.at(tau, z)
-    # eps = sigma_tau z + alpha_tau v     eps = (z - alpha_tau x0) / sigma_tau
-    if prediction == "v":
-        return sigma_tau * z + alpha_tau * y
-    return y if prediction == "eps" else (z - alpha_tau * y) / sigma_tau
+    if prediction == "x0":
+        # eps = (z - alpha_tau x0) / sigma_tau
+        return (z - alpha_tau * y) / sigma_tau
+    # eps = sigma_tau z + alpha_tau v
+    return sigma_tau * z + alpha_tau * y
 
 
-def denoising_error(schedule, denoise, x, tau, eps, prediction="v"):
-    """y - f_theta(z_tau; c, tau): by how much the prediction is off. x, eps (b, ...), tau (b,) -> (b, ...)."""
+def denoising_error(
+    schedule: Schedule,
+    denoise: Denoiser,
+    x: Tensor,
+    tau: Tensor,
+    eps: Tensor,
+    prediction: str = "v",
+) -> Tensor:
+    """y - f_theta(z_tau; c, tau), in float32 or better: x, eps (b, ...), tau (b,) -> (b, ...)."""
+    wanted = target(schedule, x, eps, tau, prediction)
     y = denoise(add_noise(schedule, x, eps, tau), tau)
-    return target(schedule, x, eps, tau, prediction) - y.float()
+    return wanted - y.to(torch.promote_types(y.dtype, torch.float32))
 
 
-def denoising_loss(schedule, denoise, x, tau, eps, prediction="v"):
-    """Eq. (1): mean squared error of the prediction, one value a sample. x, eps (b, ...), tau (b,) -> (b,)."""
-    # || y - f_theta(z_tau; c, tau) ||^2                                                          paper, eq. (1)
-    return denoising_error(schedule, denoise, x, tau, eps, prediction).square().flatten(1).mean(1)
+def denoising_loss(
+    schedule: Schedule,
+    denoise: Denoiser,
+    x: Tensor,
+    tau: Tensor,
+    eps: Tensor,
+    prediction: str = "v",
+) -> Tensor:
+    """Eq. (1), the mean squared error of each sample: x, eps (b, ...), tau (b,) -> (b,)."""
+    error = denoising_error(schedule, denoise, x, tau, eps, prediction)
+    # || y - f_theta(z_tau; c, tau) ||^2                                        paper, eq. (1)
+    return error.square().flatten(1).mean(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Sampling.
 
-def ddim_times(steps, num_steps=1000, power=1.0):
-    """`steps` times from num_steps - 1 down; after the last comes the clean sample. power 1: evenly spaced; above: more
-    of them where little noise is left.
+
+def ddim_times(steps: int, num_steps: int = 1000, power: float = 1.0) -> list[int]:
+    """`steps` sampling times, decreasing from num_steps - 1; the clean sample follows the last.
+
+    power 1 spaces them evenly; a larger power puts more of them at low noise.
+    Raises ValueError unless 1 <= steps <= num_steps.
     """
     if not 1 <= steps <= num_steps:
         raise ValueError(f"steps must lie in 1..{num_steps}, got {steps}")
-    return [max(round(num_steps * ((steps - k) / steps) ** power), steps - k) - 1 for k in range(steps)]
+    times = []
+    for remaining in range(steps, 0, -1):
+        time = round(num_steps * (remaining / steps) ** power)
+        times.append(max(time, remaining) - 1)  # no time twice, however large the power
+    return times
 
 
-def ddim_step(schedule, z, y, tau, tau_next, prediction="v", eta=0.0, generator=None):
-    """One DDIM step. z, y (b, ...) at time tau -> z (b, ...) at time tau_next < tau; tau_next = -1 is the clean end.
+def ddim_step(
+    schedule: Schedule,
+    z: Tensor,
+    y: Tensor,
+    tau: int,
+    tau_next: int,
+    prediction: str = "v",
+    eta: float = 0.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> Tensor:
+    """One DDIM step from time tau to time tau_next < tau. Song et al. 2021, eq. (12) and (16).
 
-    eta = 0 follows the ODE, eta = 1 is as noisy as DDPM. Song et al. 2021, eq. (12) and (16). generator: one for all
-    samples, or a list of one each, so that a sample does not depend on how many are made.
+    z, y (b, ...): state and prediction at tau -> state (b, ...) at tau_next, where -1 stands for
+    the clean end. eta = 0 follows the ODE, eta = 1 adds as much noise as DDPM. generator: one for
+    the whole batch, or a list with one for each sample, so that a sample does not depend on the
+    size of its batch; noise is sampled on the generator's own device.
     """
-    x0, eps = (f(schedule, z, y, tau, prediction) for f in (to_x0, to_eps))
+    x0 = to_x0(schedule, z, y, tau, prediction)
     if tau_next < 0:
         return x0
-    (alpha_tau, sigma_tau), (alpha_next, sigma_next) = schedule.at(tau, z), schedule.at(tau_next, z)
+    eps = to_eps(schedule, z, y, tau, prediction)
+    alpha_tau, sigma_tau = schedule.at(tau, z)
+    alpha_next, sigma_next = schedule.at(tau_next, z)
     # sigma_ddim = eta (sigma_s / sigma_tau) sqrt(1 - alpha_tau^2 / alpha_s^2)
-    sigma_ddim = eta * sigma_next / sigma_tau * (1 - alpha_tau ** 2 / alpha_next ** 2).sqrt()
+    sigma_ddim = eta * sigma_next / sigma_tau * (1 - alpha_tau**2 / alpha_next**2).sqrt()
     # z_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ddim^2) eps + sigma_ddim n
-    z = alpha_next * x0 + (sigma_next ** 2 - sigma_ddim ** 2).clamp(min=0).sqrt() * eps
+    z = alpha_next * x0 + (sigma_next**2 - sigma_ddim**2).clamp(min=0).sqrt() * eps
     if eta > 0:
-        draw = lambda shape, g: torch.randn(shape, generator=g, dtype=z.dtype)                          # noqa: E731
-        n = torch.stack([draw(z.shape[1:], g) for g in generator]) if isinstance(generator, list) else \
-            draw(z.shape, generator)
-        z = z + sigma_ddim * n.to(z.device)
+        z = z + sigma_ddim * _noise_like(z, generator)
     return z
 
 
-def ddim(schedule, denoise, z, times, prediction="v", eta=0.0, generator=None, progress=None, callback=None, order=1):
-    """Noise to sample. z (b, ...) standard normal; times: list of tau, strictly falling -> x0 (b, ...).
+def _noise_like(z: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+    """Standard normal noise of the shape of z (b, ...), from one generator or from one a sample."""
+    if isinstance(generator, list):
+        return torch.stack([_noise_like(sample, g) for sample, g in zip(z, generator, strict=True)])
+    device = z.device if generator is None else generator.device
+    return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=device).to(z.device)
 
-    order 2: each step goes where x0 is heading, by the answer before, and fewer steps do (DPM-Solver++ 2M, Lu et al.
-    2022, arXiv 2211.01095; for eta = 0). `progress` wraps the list of times (tqdm, say); `callback(tau, z)` sees every
-    state before its step. Raises ValueError if the times do not fall, and for order 2 with eta above 0.
+
+def ddim(
+    schedule: Schedule,
+    denoise: Denoiser,
+    z: Tensor,
+    times: Sequence[int],
+    prediction: str = "v",
+    eta: float = 0.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    progress: Callable[[list[int]], Iterable[int]] | None = None,
+    callback: Callable[[int, Tensor], None] | None = None,
+    order: int = 1,
+) -> Tensor:
+    """Sample: z (b, ...) standard normal noise, times a strictly falling list of tau -> x0 (b, ...).
+
+    order 2 extrapolates each x0 from the previous one and needs fewer steps (DPM-Solver++ 2M, Lu
+    et al. 2022, arXiv 2211.01095; for eta = 0 only). `progress` wraps the list of times (tqdm, for
+    example); `callback(tau, z)` receives every state before its step. eta, generator: see
+    `ddim_step`. Raises ValueError if the times do not fall, for another order, and for order 2 with
+    eta above 0.
     """
+    check_prediction(schedule, prediction)
     times = [int(tau) for tau in times]
     if not times or any(a <= b for a, b in zip(times, times[1:])):
         raise ValueError("times must be a strictly falling list of tau, as ddim_times(steps) gives")
-    if order not in (1, 2) or order == 2 and eta:
-        raise ValueError(f"order is 1, or 2 without new noise (eta = 0); got order {order} and eta {eta}")
-    before, log_snr = None, schedule.log_snr
+    if order not in (1, 2) or (order == 2 and eta):
+        raise ValueError(
+            f"order is 1, or 2 without new noise (eta = 0); got order {order} and eta {eta}"
+        )
+    tau_before = x0_before = None
     for tau, tau_next in zip(progress(times) if progress else times, times[1:] + [-1]):
         if callback:
             callback(tau, z)
-        y, kind = denoise(z, torch.full((len(z),), tau, device=z.device)), prediction
-        if order == 2:
-            x0, kind = to_x0(schedule, z, y, tau, prediction), "x0"
-            # D = x0 + (x0 - x0 before) h / (2 h before), h: step in log(alpha_tau / sigma_tau)   Lu et al., alg. 2
-            share = (log_snr[tau_next] - log_snr[tau]) / (log_snr[tau] - log_snr[before[0]]) if before else 0
-            y = x0 + float(share) / 2 * (x0 - before[1]) if before and tau_next >= 0 else x0
-            before = tau, x0
-        z = ddim_step(schedule, z, y, tau, tau_next, kind, eta, generator)
+        y = denoise(z, torch.full((len(z),), tau, device=z.device))
+        if order == 1:
+            z = ddim_step(schedule, z, y, tau, tau_next, prediction, eta, generator)
+            continue
+        x0 = y = to_x0(schedule, z, y, tau, prediction)
+        if tau_before is not None and tau_next >= 0:
+            # D = x0 + h / (2 h_before) (x0 - x0_before)                 Lu et al. 2022, alg. 2
+            y = x0 + _step_ratio(schedule, tau_before, tau, tau_next) / 2 * (x0 - x0_before)
+        tau_before, x0_before = tau, x0
+        z = ddim_step(schedule, z, y, tau, tau_next, "x0")
     return z
 
 
-def guided(denoise_cond, denoise_null, scale):
-    """Classifier-free guidance: scale 0 ignores the condition, 1 obeys it, above 1 exaggerates it."""
+def _step_ratio(schedule: Schedule, tau_before: int, tau: int, tau_next: int) -> float:
+    """h / h_before, the lengths in log(alpha_tau / sigma_tau) of this step and of the one before.
+
+    It is 0 after a first step from alpha_tau = 0, whose length is infinite.
+    """
+    before, here, following = schedule.log_snr[[tau_before, tau, tau_next]].tolist()
+    return (following - here) / (here - before)
+
+
+# --------------------------------------------------------------------------------------------------
+# Guidance.
+
+
+def guided(denoise_cond: Denoiser, denoise_null: Denoiser, scale: float) -> Denoiser:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. (6)).
+
+    scale 0 ignores the condition, 1 is the conditional model, above 1 exaggerates the condition.
+    """
     return chained_guidance([denoise_null, denoise_cond], [scale])
 
 
-def chained_guidance(denoisers, scales):
-    """Guidance along a chain: each denoiser is told more than the one before, and each step has its own scale.
+def chained_guidance(denoisers: Sequence[Denoiser], scales: Sequence[float]) -> Denoiser:
+    """Guidance along a chain of denoisers f_0, f_1, ..., each with one more condition.
 
-    Told nothing, told labels, told labels and context: the paper's eq. (4) together with guidance by labels. A denoiser
-    whose share in the sum is zero is never asked.
+    scales: one for each step of the chain. With no condition, then labels, then labels and context
+    frames, this is context guidance, eq. (4) of the paper, together with guidance by labels.
+    A denoiser whose total weight is zero is not evaluated. Raises ValueError unless there is
+    exactly one denoiser more than there are scales.
     """
     if len(denoisers) != len(scales) + 1:
-        raise ValueError(f"{len(denoisers)} denoisers have {len(denoisers) - 1} steps, got {len(scales)} scales")
-    denoisers, scales = list(denoisers), list(scales)
-    while scales and scales[0] == 1:                                      # f_0 + (f_1 - f_0) is f_1
-        denoisers, scales = denoisers[1:], scales[1:]
-    for i in reversed(range(1, len(scales))):
-        if scales[i] == scales[i - 1]:                                    # w (f_1 - f_0) + w (f_2 - f_1): no f_1 in it
-            del denoisers[i], scales[i]
-    if not scales:
-        return denoisers[0]
+        raise ValueError(
+            f"{len(denoisers)} denoisers have {len(denoisers) - 1} steps, got {len(scales)} scales"
+        )
+    # y = f_0 + sum_i w_i (f_i - f_{i-1}) = sum_i (w_i - w_{i+1}) f_i, with w_0 = 1 and w_{n+1} = 0:
+    # where w_i = w_{i+1}, the denoiser f_i cancels
+    weights = [1, *scales, 0]
+    active = [i for i in range(len(denoisers)) if weights[i] != weights[i + 1]]
+    first, *rest = active
+    if not rest:
+        return denoisers[first]
 
-    def denoise(z, tau):
-        y = told = denoisers[0](z, tau)
-        for more, scale in zip(denoisers[1:], scales):
-            # y = f(null) + w (f(cond) - f(null))               Ho & Salimans 2022, eq. (6); paper, eq. (4)
-            before, told = told, more(z, tau)
-            y = y + scale * (told - before)
+    def denoise(z: Tensor, tau: Tensor) -> Tensor:
+        y = previous = denoisers[first](z, tau)
+        for i in rest:
+            current = denoisers[i](z, tau)
+            # y = f(null) + w (f(cond) - f(null))        Ho & Salimans 2022, eq. (6); paper, eq. (4)
+            y = y + weights[i] * (current - previous)
+            previous = current
         return y
+
     return denoise
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Randomness.
 
+
 def rng(seed: int, step: int, sample: int) -> torch.Generator:
-    """The random generator of one sample of one step: the same wherever and whenever it is called."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample * 0x94D049BB133111EB) % 2 ** 64
-    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) % 2 ** 64                 # spread neighbours apart
-    return torch.Generator().manual_seed((mixed ^ mixed >> 32) % 2 ** 63)
+    """The CPU generator of one sample of one step: the same wherever and whenever it is called."""
+    mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample * 0x94D049BB133111EB
+    mixed %= 2**64
+    # xorshift and multiply, so that the seeds of neighbouring samples share no pattern
+    mixed = ((mixed ^ (mixed >> 31)) * 0xD6E8FEB86659FD93) % 2**64
+    return torch.Generator().manual_seed((mixed ^ (mixed >> 32)) % 2**63)
