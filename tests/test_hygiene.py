@@ -225,7 +225,7 @@ def test_every_choice_of_ours_can_be_listed_with_its_reason():
     assert {file for file, _, _ in marks} >= {"vldm_mini/temporal.py", "vldm_mini/unet.py"}
     everywhere = sum(file.read_text(encoding="utf-8").count("MINI: ") for file in PACKAGE)
     assert len(marks) == everywhere, "those in docstrings as well"
-    assert any("detail moves from place to place" in text for _, _, text in marks), "of a docstring"
+    assert any("detail moves from pixel to pixel" in text for _, _, text in marks), "of a docstring"
 
 
 # ------------------------------------------------------------------------------------------------------------- set-up

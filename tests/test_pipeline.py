@@ -19,8 +19,9 @@ from vldm_mini.upsampler import SidewaysConv, Upsampler, UpsamplerConfig, VideoU
 from vldm_mini.weights import write_text
 
 WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
-CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=2, label_guidance=1.5, temporal_guidance=2.0, temporal_guidance_above=200,
-                        eta=1.0)
+CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=2, label_guidance=1.5, temporal_guidance=2.0,
+                        temporal_guidance_above=200, eta=1.0, guide_labels_with_context=True, context_order=2,
+                        context_power=1.5, anchored=True)
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ class Clip:
     regime: torch.Tensor | None = None        # (b,) long: which of several regimes (paper, section 3.3)
     mask: torch.Tensor | None = None          # (t, t) bool, True where frame i may look at frame j
     image: bool = False                       # image mode: temporal layers are skipped
+    alpha: float | None = None                # one fixed mix in [0, 1] for this call; None: as learned
     state: Any = None                         # whatever a layer keeps from one window to the next
 
 
@@ -185,7 +186,8 @@ class TemporalMix(nn.Module):
                              f"and the clip has {clip.frames}; "
                              'for any number of frames, insert with per="scalar"')
         # alpha z + (1 - alpha) z_t, written so that it is z to the bit where z_t = z or alpha = 1
-        return z + (1 - self.alpha) * (self.layer(z, clip) - z)
+        alpha = self.alpha if clip.alpha is None else clip.alpha
+        return z + (1 - alpha) * (self.layer(z, clip) - z)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -360,7 +362,7 @@ class VideoModel(nn.Module):
         self.backbone, self.layers = backbone, layers
 
     def forward(self, z, tau=None, *, image=False, text=None, positions=None, mask=None, context=None, regime=None,
-                state=None, **cond):
+                state=None, alpha=None, **cond):
         if z.ndim != 5:
             raise ValueError(f"a video model takes clips (b, t, c, h, w), got {tuple(z.shape)}")
         b, t = z.shape[:2]
@@ -370,7 +372,7 @@ class VideoModel(nn.Module):
                 return x
             return x.flatten(0, 1) if x.ndim == 5 else repeat(x, "b ... -> (b t) ...", t=t)
         text = cond.get("encoder_hidden_states") if text is None else text
-        clip = Clip(t, positions, None, text, context, regime, mask, image, state)
+        clip = Clip(t, positions, None, text, context, regime, mask, image, alpha, state)
         self.layers.accept(clip)
         args = () if tau is None else (fold(tau.expand(b)),)
         with self.layers.watching(clip):

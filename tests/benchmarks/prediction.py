@@ -27,7 +27,7 @@ from vldm_mini import weights
 from vldm_mini.context import context_mask
 from vldm_mini.datasets import driving, video
 from vldm_mini.evaluation import action_samples, driving_samples, measures
-from vldm_mini.pipeline import POWER, VideoLDM
+from vldm_mini.pipeline import VideoLDM
 from vldm_mini.training import recipes, rng
 
 N, SAMPLES, STEPS = 200, 8, 8
@@ -133,7 +133,7 @@ def arms():
 
 def kept(folder, name, make):
     """Latents from runs/samples/ if these weights made them before."""
-    key = action_samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name, power=POWER)
+    key = action_samples.key(folder, ("autoencoder", "image", "prediction"), prediction=name)
     path = action_samples.RUNS / "samples" / f"{key}.safetensors"
     if not path.is_file():
         weights.save_tensors(path, {"z": make().half()})
