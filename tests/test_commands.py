@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vldm_mini import cli as commands
-from vldm_mini import machine
+from vldm_mini import machine, report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,7 +123,7 @@ def test_a_film_of_ones_own_is_made_large_and_keeps_its_rate(capsys, tmp_path):
 @pytest.fixture
 def sound(monkeypatch):
     """A machine with everything in place but weights and data, whatever this one lacks."""
-    monkeypatch.setattr(machine, "weights_found", lambda: ({"actions/image/model.safetensors": 1.0}, []))
+    monkeypatch.setattr(report, "weights_found", lambda: ({"actions/image/model.safetensors": 1.0}, []))
     monkeypatch.delenv("VLDM_DATA", raising=False)
 
 
@@ -139,8 +139,8 @@ def test_check_is_content_on_a_sound_machine_and_tells_what_it_measured(capsys, 
                                                  ("torch", "2.1.0", "torch is 2.1.0, older than 2.11"),
                                                  ("av", None, "av is not installed")])
 def test_check_fails_on_a_package_that_is_missing_or_too_old(capsys, sound, monkeypatch, name, version, says):
-    real = machine._version
-    monkeypatch.setattr(machine, "_version", lambda package: version if package == name else real(package))
+    real = report._version
+    monkeypatch.setattr(report, "_version", lambda package: version if package == name else real(package))
     code, out, _ = run(capsys, "check")
     assert code == 1 and says in out and "pip install" in out
 
@@ -159,16 +159,16 @@ def test_check_fails_on_a_data_folder_that_is_named_but_broken(capsys, sound, mo
 def test_check_fails_without_weights_and_on_half_a_file(capsys, monkeypatch, tmp_path):
     import torch
     from safetensors.torch import save_file
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    assert len(machine.weights_found()[1]) == len(machine.SHIPPED)
-    monkeypatch.setattr(machine, "SHIPPED", ("a",))
-    assert "no weights of a" in machine.weights_found()[1][0]
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert len(report.weights_found()[1]) == len(report.SHIPPED)
+    monkeypatch.setattr(report, "SHIPPED", ("a",))
+    assert "no weights of a" in report.weights_found()[1][0]
     file = tmp_path / "data" / "checkpoints" / "a" / "model.safetensors"
     file.parent.mkdir(parents=True)
     save_file({"x": torch.zeros(100)}, file)
-    assert machine.weights_found() == ({"a/model.safetensors": 0.0}, [])
+    assert report.weights_found() == ({"a/model.safetensors": 0.0}, [])
     file.write_bytes(file.read_bytes()[:-1])
-    assert "is damaged" in machine.weights_found()[1][0]
+    assert "is damaged" in report.weights_found()[1][0]
 
 
 @pytest.mark.parametrize("name, ask", [("VLDM_SIZE", machine.pick_size), ("VLDM_PRECISION", machine.probe)])
@@ -176,6 +176,27 @@ def test_a_wrong_word_in_the_environment_is_told(monkeypatch, name, ask):
     monkeypatch.setenv(name, "huge")
     with pytest.raises(ValueError, match=f"{name} is 'huge'; use "):
         ask()
+
+
+def test_a_gpu_that_is_available_but_cannot_compute_is_not_used_and_is_reported(monkeypatch):
+    import torch
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "device_error", lambda kind: "no kernel image is available")
+    facts = {"problems": []}
+    report._add_compute(facts)
+    assert machine.device() == torch.device("cpu") and facts["device"] == "cpu"
+    assert len(facts["problems"]) == 1
+    assert "does not compute (no kernel image is available); the cpu is used" in facts["problems"][0]
+
+
+def test_a_device_counts_once_a_matrix_product_on_it_is_right(monkeypatch):
+    import torch
+    assert machine.device_error.__wrapped__("cpu") == ""
+    assert machine.device_error.__wrapped__("meta") != "", "a device without numbers"
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device: 2 * ones(*size))
+    assert machine.device_error.__wrapped__("cpu") == "a matrix product gives 2048.0 in place of 512"
 
 
 # ---------------------------------------------------------------------------------------------- threads, number format

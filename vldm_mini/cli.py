@@ -85,16 +85,16 @@ def lab(args):
 
 def check(args):
     """A report on this machine; exit code 1 when something must be mended. --mini lists our own choices instead."""
-    from vldm_mini import machine
+    from vldm_mini import report
     if args.mini:
         print("\n".join(f"{file}:{line}: {text}" for file, line, text in mini_marks()))
         return 0
-    facts = machine.report()
+    facts = report.collect()
     if args.json:
         import json
         print(json.dumps(facts, indent=1))
     else:
-        print(machine.describe(facts))
+        print(report.describe(facts))
     return 1 if facts["problems"] else 0
 
 
