@@ -13,7 +13,7 @@ from vldm_mini.blocks import (
     Upsample,
     sinusoidal_embedding,
 )
-from vldm_mini.training.recipes import SIZES
+from vldm_mini.training.sizes import SIZES
 from vldm_mini.unet import UNet, UNetConfig, add_input_channels
 from vldm_mini.weights import parameter_table
 
