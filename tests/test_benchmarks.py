@@ -64,6 +64,6 @@ def test_kept_results_belong_to_a_benchmark_and_were_measured_on_committed_code(
 def test_speed_is_read_off_the_true_road():
     clips = driving.clips("held_out", 3, 8, first=400)
     x, roads = torch.stack([video.to_float(clip.frames) for clip in clips]), [road(clip, 2) for clip in clips]
-    drove = torch.tensor([(clip.scene.way(clip.times[[1, 4]]) @ [-1, 1]) * driving.KEY_FPS / 3 for clip in clips])
+    drove = torch.tensor([(clip.scene.travelled(clip.times[[1, 4]]) @ [-1, 1]) * driving.KEY_FPS / 3 for clip in clips])
     assert (road_speed(x[:, 2:5], roads) - drove).abs().max() < 1, "true frames, to the step of the grid"
     assert (road_speed(x[:, [1]].expand(-1, 3, -1, -1, -1), roads) == 0).all(), "a copy stands still"

@@ -78,7 +78,7 @@ def test_speed_is_the_way_in_its_time_and_stays_in_its_range():
     times = np.linspace(0, 60, 1801)
     for seed in range(6):
         scene = Scene(seed)
-        speed, way = scene.speed(times), scene.way(times)
+        speed, way = scene.speed(times), scene.travelled(times)
         assert speed.min() >= 0 and speed.max() <= driving.MAX_SPEED
         assert np.abs(np.diff(way) * 30 - (speed[1:] + speed[:-1]) / 2).max() < 0.05
     assert any((Scene(seed).speed(times) == 0).any() for seed in range(6))                       # some stop

@@ -11,7 +11,7 @@ from vldm_mini import weights
 from vldm_mini.autoencoder import Autoencoder, PatchCritic, VideoDecoder
 from vldm_mini.boxes import BoxImageLDM, box_map
 from vldm_mini.datasets import driving, video
-from vldm_mini.datasets.driving import Drive
+from vldm_mini.datasets.driving import DrivingClip
 from vldm_mini.pipeline import VideoLDM
 from vldm_mini.temporal import TemporalLayers, VideoModel, insert, temporal_parameters
 from vldm_mini.training import Record, Settings, recipes, rng
@@ -165,7 +165,7 @@ def test_the_judges_judge_actions_and_nothing_else(films, tmp_path):
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory):
     """All stages of `driving` at size xs, on three clips of five frames. -> folder."""
-    out, few = tmp_path_factory.mktemp("drives"), [Drive(seed, 5, 32) for seed in (1, 3, 4)]
+    out, few = tmp_path_factory.mktemp("drives"), [DrivingClip(seed, 5, 32) for seed in (1, 3, 4)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "load_clips", lambda data, dial: (few, few[:1]))
         patch.setattr(recipes.driving, "seeds", lambda split, n, first=0: [1, 3])
@@ -196,7 +196,7 @@ def test_driving_trains_the_stages_of_long_films_and_they_make_one(drives):
 
 
 def test_windows_to_interpolate_are_five_frames_at_both_rates_and_cached_apart(drives):
-    clips = [Drive(1, 5, 32, fps, start=3) for fps in recipes.INTERPOLATION_FPS]
+    clips = [DrivingClip(1, 5, 32, fps, start=3) for fps in recipes.INTERPOLATION_FPS]
     assert recipes.INTERPOLATION_FPS == (7.5, 30) and len({clip.name for clip in clips}) == 2
     assert clips[0].times.tolist() == pytest.approx([3, 3 + 1 / 7.5, 3 + 2 / 7.5, 3 + 3 / 7.5, 3 + 4 / 7.5])
     z = normal(2, 5, 4, 8, 16)
@@ -275,7 +275,7 @@ def test_the_decoder_learns_from_latents_with_noise_of_its_own_in_each_frame(run
 
 def test_what_is_kept_of_driving_is_what_the_scenes_say(drives):
     _, few, found = drives
-    assert found.labels.shape == (3, 5, 2) and found.words == driving.WORDS and found.fps == 1.875
+    assert found.labels.shape == (3, 5, 2) and found.words == driving.LABEL_NAMES and found.fps == 1.875
     for clip, labels, boxes in zip(few, found.labels, found.boxes):
         true = clip.scene.labels(clip.times)
         assert torch.equal(labels[:, 0], torch.from_numpy(true["night"]).long())

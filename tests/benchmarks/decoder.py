@@ -31,7 +31,7 @@ N, MADE, FPS, NOISE = 200, 80, 30, 0.1
 
 def drives(n=N, frames=9, first=20_000):
     """Held-out drives at 30 frames a second -> drives, films (n t 3 64 128) in [-1, 1]."""
-    found = [driving.Drive(seed, frames, 64, FPS, start=2.0) for seed in driving.seeds("held_out", n, first)]
+    found = [driving.DrivingClip(seed, frames, 64, FPS, start=2.0) for seed in driving.seeds("held_out", n, first)]
     return found, torch.stack([video.to_float(drive.frames) for drive in found])
 
 

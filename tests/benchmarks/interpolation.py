@@ -23,7 +23,7 @@ N, SAMPLES, SEED = 80, 4, 5
 def truth(fps, n=N):
     """-> clips, (n 5 3 64 128) in [-1, 1]."""
     seeds = driving.seeds("held_out", n, first=30_000)
-    clips = [driving.Drive(seed, 5, 64, fps, start=3 * (seed % 3)) for seed in seeds]
+    clips = [driving.DrivingClip(seed, 5, 64, fps, start=3 * (seed % 3)) for seed in seeds]
     return clips, torch.stack([video.to_float(clip.frames) for clip in clips])
 
 

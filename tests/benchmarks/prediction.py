@@ -65,7 +65,7 @@ def road(clip, given, made=3, fastest=12, step=1.0):
     `fastest` m/s -> (speeds (v,), frames uint8 (made * (v - 1) + 1, ...)): at speed j frame k sees number j * (k + 1).
     """
     speeds, after, last = np.arange(0, fastest + step / 2, step), np.arange(0, 60, 1 / 30), clip.times[given - 1]
-    far = clip.scene.way(last + after) - clip.scene.way([last])
+    far = clip.scene.travelled(last + after) - clip.scene.travelled([last])
     times = np.interp(np.arange(made * (len(speeds) - 1) + 1) * step / driving.KEY_FPS, far + 1e-6 * after, after)
     return torch.from_numpy(speeds).float(), torch.from_numpy(clip.scene.render(last + times))
 
@@ -88,7 +88,7 @@ def told_apart(model, folder, n, now=4.0):
     made, true = [], []
     for rate in (2, 0.5):
         fps = rate * driving.KEY_FPS
-        clips = [driving.Drive(seed, 8, 64, fps, start=now - 1 / fps) for seed in seeds[:n]]
+        clips = [driving.DrivingClip(seed, 8, 64, fps, start=now - 1 / fps) for seed in seeds[:n]]
         x, labels, z = encoded(model, clips)
         y = kept(folder, f"{n} told {rate}", partial(continued, model, z, labels, 2, 0, STEPS))
         made.append(model.decode(y)[:, 2:5])
@@ -149,7 +149,7 @@ def run(folder=None, n=N):
     ref = model.decode(z)
     true = classify.classify(x[:, 2:]).speed
     told = torch.tensor([float(clip.scene.speed(clip.times[2:]).mean()) for clip in clips])
-    way = torch.tensor(np.stack([clip.scene.way(clip.times) for clip in clips]))
+    way = torch.tensor(np.stack([clip.scene.travelled(clip.times) for clip in clips]))
     moving = (change := (x[:, 2] - x[:, 1]).square().flatten(1).mean(1)) > change.median()
     out = {}
     for given in (1, 2):

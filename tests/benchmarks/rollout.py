@@ -96,7 +96,7 @@ def run(folder=None, arms=tuple(ARMS), frames=FRAMES, windows=600):
     folder = folder or weights.shipped(driving_samples.WEIGHTS)
     model, (classify, finder) = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)
     asked = torch.cat([model.labels(**some) for some in ASKED])
-    drives = [driving.Drive(seed, frames) for seed in driving.seeds("held_out", 8, first=40_000)]
+    drives = [driving.DrivingClip(seed, frames) for seed in driving.seeds("held_out", 8, first=40_000)]
     real = torch.stack([video.to_float(drive.frames) for drive in drives])
     true = driving_samples.labels_of(drives)
     some, clips = driving_samples.real(windows, first=50_000)

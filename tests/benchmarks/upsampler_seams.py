@@ -21,7 +21,7 @@ TILE, SEED = 32, 5
 def small(frames):
     """A held-out drive at 30 frames a second, (1 t 3 64 128)."""
     seed = driving.seeds("held_out", 1, first=60_000)[0]
-    return video.to_float(driving.Drive(seed, frames, 64, 30.0, start=2.0).frames)[None]
+    return video.to_float(driving.DrivingClip(seed, frames, 64, 30.0, start=2.0).frames)[None]
 
 
 def seam(x, whole, tile=4 * TILE):
