@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from ..datasets import driving, video
 from .randomness import BatchRandom
 from .sizes import Size
 
-DrivingClip = getattr(driving, "DrivingClip", None) or driving.Drive
+DrivingClip = driving.DrivingClip
 Words = tuple                                 # (("action", ("bend", ...)), ...): labels and classes
 
 
@@ -66,12 +67,13 @@ def rendered(clips: list) -> Iterator[Tensor]:
         return
     # spawn: forking a process that holds a GPU is not allowed
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(_frames_of, clips, chunksize=8)
+        for frames in pool.map(_frames_of, clips, chunksize=8):
+            yield torch.from_numpy(frames)
 
 
-def _frames_of(clip: DrivingClip) -> Tensor:
-    torch.set_num_threads(1)
-    return clip.frames
+def _frames_of(clip: DrivingClip) -> np.ndarray:
+    # an array: tensors would travel through one open file each
+    return clip.frames.numpy()
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def cached_latents(data: str, out: str | Path, clips: list, others: list = ()) -
     encoded = [tensors[name] for name in sorted(tensors) if name.isdigit()]
     names = [clip.name for clip in clips]
     if data == "driving":
-        return Latents(encoded, tensors["labels"], driving.WORDS, clips[0].fps,
+        return Latents(encoded, tensors["labels"], driving.LABEL_NAMES, clips[0].fps,
                        _boxes_of(tensors), names, content)
     labels = torch.stack([video.label_vector(clip) for clip in clips])
     return Latents(encoded, labels, vocabulary([*clips, *others]), clips[0].fps, None, names, content)

@@ -7,6 +7,7 @@ in a run: losses and gradient norms stay on the device until then.
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -176,9 +177,14 @@ class Run:
         self.precision = settings.precision or machine.probe_precision(self.device)
         self.trained = [[p for p in one.module.parameters() if p.requires_grad] for one in objectives]
         self.optimizers = [make_optimizers(one.module, one.muon, one.betas) for one in objectives]
-        if settings.channels_last:
-            for one in objectives:
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True        # every step has the same shapes
+            torch.set_float32_matmul_precision("high")
+        for one in objectives:
+            if settings.channels_last:
                 one.module.to(memory_format=torch.channels_last)
+            if settings.compile:
+                one.module.compile()
         self.ema = EMA(objectives[0].module, settings.ema)
         self.totals = Totals()
         self.bad_step = torch.full((len(objectives),), -1, device=self.device)
@@ -204,7 +210,7 @@ class Run:
         for part in range(parts):
             draw = BatchRandom(self.settings.seed, step, self.settings.batch, self.device,
                                part=self.rank * parts + part, parts=parts * world_size())
-            with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
+            with self.autocast():
                 found = objective.loss(draw)
             if found is None:
                 return False
@@ -217,6 +223,12 @@ class Run:
             if "tau" in logs:
                 self.totals.add_levels(logs["tau"], logs["loss"])
         return True
+
+    def autocast(self) -> AbstractContextManager:
+        """The number format of forward passes."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def update(self, step: int, number: int, objective: Objective) -> None:
         """Clip the gradients and step. A gradient that is not finite becomes zero and is reported

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..context import context as context_condition
-from ..context import context_mask, linear_interpolation
+from ..context import context_condition, context_mask, linear_interpolation
 from ..diffusion import Schedule, add_noise, denoising_error, to_x0
 from ..temporal import VideoModel
 from .data import FrameStore, Latents, Windows

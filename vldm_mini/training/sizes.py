@@ -104,7 +104,7 @@ M = Size(
     autoencoder=AutoencoderConfig((96, 160)),
     unet=UNetConfig(channels=(128, 192, 256), attention=(False, True, True), emb_channels=512),
     temporal=dict(ff_mult=2, ff_in=False),
-    upsampler=UpsamplerSize(pixels=256, patch=80, frames=8, clips=1000,
+    upsampler=UpsamplerSize(pixels=256, patch=80, frames=8, clips=300,
                             widths=dict(channels=(96, 128)),
                             autoencoder=AutoencoderConfig((64, 96), local=True)),
     stages=dict(
@@ -114,7 +114,7 @@ M = Size(
         boxes=Settings(6000, 256, 1e-3),
         **_upsampler_stages(Settings(4000, 64, 1e-3), Settings(10000, 64, 1e-3),
                             Settings(8000, 16, 1e-3))),
-    clips=2400)
+    clips=1500)
 
 # ---------------------------------------------------------------------------------------------------
 # paper: f = 8 and a U-Net like Stable Diffusion's; steps, batch and rates as far as they are known.

@@ -16,15 +16,9 @@ from pathlib import Path
 
 from ... import weights
 from ..record import Record
-from .autoencoder import autoencoder
-from .boxes import boxes
+from . import autoencoder, boxes, context, decoder, image, temporal, upsampler
 from .classifiers import train_classifiers
 from .common import Job, Request, run_job, write_json
-from .context import interpolation, prediction
-from .decoder import decoder
-from .image import image
-from .temporal import temporal
-from .upsampler import latent_upsampler_autoencoder, upsampler_image, upsampler_temporal
 
 
 @dataclass(frozen=True)
@@ -37,19 +31,19 @@ class Stage:
 
 # in the order in which they are trained; the image model, on which all others stand, takes longest
 STAGES = {
-    "autoencoder": Stage(autoencoder, 0.12),
-    "image": Stage(image, 0.30),
-    "temporal": Stage(temporal, 0.20),
-    "decoder": Stage(decoder, 0.06),
-    "prediction": Stage(prediction, 0.12),
-    "interpolation": Stage(interpolation, 0.08, ("driving",)),
-    "upsampler_image": Stage(upsampler_image, 0.06, ("driving", "signs")),
-    "upsampler_temporal": Stage(upsampler_temporal, 0.04, ("driving", "signs")),
-    "boxes": Stage(boxes, 0.04, ("driving",)),
-    "latent_upsampler_autoencoder": Stage(latent_upsampler_autoencoder, 0.03, ("driving", "signs")),
-    "latent_upsampler_image": Stage(partial(upsampler_image, kind="latent"), 0.06,
+    "autoencoder": Stage(autoencoder.prepare, 0.12),
+    "image": Stage(image.prepare, 0.30),
+    "temporal": Stage(temporal.prepare, 0.20),
+    "decoder": Stage(decoder.prepare, 0.06),
+    "prediction": Stage(context.prediction, 0.12),
+    "interpolation": Stage(context.interpolation, 0.08, ("driving",)),
+    "upsampler_image": Stage(upsampler.image_part, 0.06, ("driving", "signs")),
+    "upsampler_temporal": Stage(upsampler.temporal_part, 0.04, ("driving", "signs")),
+    "boxes": Stage(boxes.prepare, 0.04, ("driving",)),
+    "latent_upsampler_autoencoder": Stage(upsampler.autoencoder_part, 0.03, ("driving", "signs")),
+    "latent_upsampler_image": Stage(partial(upsampler.image_part, kind="latent"), 0.06,
                                     ("driving", "signs")),
-    "latent_upsampler_temporal": Stage(partial(upsampler_temporal, kind="latent"), 0.04,
+    "latent_upsampler_temporal": Stage(partial(upsampler.temporal_part, kind="latent"), 0.04,
                                        ("driving", "signs")),
 }
 # what one name on the command line trains
@@ -76,7 +70,7 @@ def train_stage(name: str, request: Request) -> Record | None:
     weights.writable(request.out)
     parts = GROUPS.get(name, (name,))
     record = None
-    for number, part in enumerate(parts):
+    for part in parts:
         minutes = request.minutes / len(parts) if request.minutes else None
         record = _train(part, request, minutes)
     return record

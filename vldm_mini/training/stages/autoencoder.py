@@ -22,7 +22,7 @@ from .common import Job, Request, card
 KL_WEIGHT, CRITIC_WEIGHT = 2e-4, 0.1          # MINI: the paper gives neither
 
 
-def autoencoder(request: Request) -> Job:
+def prepare(request: Request) -> Job:
     """L1 + KL + patch critic, which joins half-way. Saves out/autoencoder."""
     settings = request.settings("autoencoder")
     clips, held_out = load_clips(request.data, request.dial)
@@ -69,7 +69,7 @@ def objectives(model: Autoencoder, draw_frames: Callable[[BatchRandom], Tensor],
         total = reconstruction + KL_WEIGHT * kl
         last[draw.part] = x, x_hat.detach()
         if draw.step >= steps // 2:
-            adversarial = hinge_decoder_loss(critic(x_hat))
+            adversarial = hinge_decoder_loss(critic(x_hat).float())
             weight = adaptive_weight(reconstruction, adversarial, model.decoder.last_layer)
             total = total + CRITIC_WEIGHT * weight * adversarial
         return total, dict(reconstruction=reconstruction, kl=kl)
@@ -78,7 +78,7 @@ def objectives(model: Autoencoder, draw_frames: Callable[[BatchRandom], Tensor],
         if draw.step < steps // 2:
             return None
         real, fake = last[draw.part]
-        return hinge_critic_loss(critic(real), critic(fake)), {}
+        return hinge_critic_loss(critic(real).float(), critic(fake).float()), {}
     return [Objective("autoencoder", model, loss, muon=True),
             Objective("critic", critic, critic_loss, lr_scale=0.5)]
 

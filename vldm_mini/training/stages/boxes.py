@@ -10,7 +10,7 @@ from .common import STORED_AS, Job, Request, card, image_backbone, latents_of
 from .image import OPTIONS
 
 
-def boxes(request: Request) -> Job:
+def prepare(request: Request) -> Job:
     """theta with input channels for a box map. Starts from out/image. Saves out/boxes."""
     if request.data != "driving":
         raise ValueError(f"only `driving` knows where its cars are, not {request.data}: "

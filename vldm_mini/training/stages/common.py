@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ... import machine, weights
 from ...autoencoder import Autoencoder
@@ -16,7 +18,7 @@ from ...diffusion import ddim, ddim_times, denoising_error
 from ...temporal import TemporalLayers
 from ...unet import UNet
 from ..data import Latents, cached_latents, is_packed, load_clips
-from ..loop import Objective, Settings, Watch, train
+from ..loop import Objective, Run, Settings, Watch, train
 from ..record import LEVELS, Record
 from ..sizes import Size, size_of
 
@@ -100,10 +102,11 @@ def planned_steps(folder: Path, job: Job, deadline: float, resume: bool) -> int:
     path = folder / "steps.json"
     if resume and path.is_file():
         return int(weights.read_json(path)["steps"])
-    seconds = seconds_a_step(job)
-    left = 0.97 * (deadline - time.monotonic())
-    steps = max(2, min(job.settings.steps, int(left / seconds)))
-    write_json(path, dict(steps=steps, seconds_a_step=round(seconds, 5)))
+    cost = cost_of_a_step(job)
+    # the rest is for strips, held-out figures and checkpoints
+    left = 0.93 * (deadline - time.monotonic())
+    steps = max(2, int(left / cost["seconds"]))
+    write_json(path, dict(steps=steps, **cost))
     return steps
 
 
@@ -112,22 +115,28 @@ def write_json(path: Path, values: dict) -> None:
     weights.write_text(path, json.dumps(values, indent=1) + "\n")
 
 
-def seconds_a_step(job: Job) -> float:
-    """Wall time of a step, from a throw-away run whose state is not kept."""
-    from tempfile import TemporaryDirectory
+def cost_of_a_step(job: Job) -> dict:
+    """{"seconds", "gflop", "peak_memory_mb"} of a step, from a throw-away run that leaves nothing.
 
-    from ..loop import Run
+    gflop: forward and backward, as torch counts products and convolutions. The memory is CUDA's.
+    """
     with TemporaryDirectory() as folder:
         run = Run(Path(folder), replace(job.settings, steps=10 ** 6), job.build(), False, {})
-        for step in range(2):
-            run.one_step(step)
+        # the second half of a run, where a critic has joined
+        steps = iter(range(10 ** 6 - 100, 10 ** 6))
+        with FlopCounterMode(display=False) as counter:
+            run.one_step(next(steps))
+        run.one_step(next(steps))
         machine.synchronize(run.device)
         began = time.perf_counter()
-        for step in range(TIMED_STEPS):
-            # the second half of a run, where a critic has joined
-            run.one_step(10 ** 6 - 10 + step)
+        for _ in range(TIMED_STEPS):
+            run.one_step(next(steps))
         machine.synchronize(run.device)
-    return (time.perf_counter() - began) / TIMED_STEPS
+        seconds = (time.perf_counter() - began) / TIMED_STEPS
+    cuda = run.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() / 2 ** 20 if cuda else 0
+    return dict(seconds=round(seconds, 6), gflop=round(counter.get_total_flops() / 1e9, 3),
+                peak_memory_mb=round(memory))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -156,7 +165,7 @@ def alphas_row(layers: TemporalLayers) -> Callable[[], dict]:
 
 
 def held_out_error(model: nn.Module, latents: Latents, frames: int, stride: int,
-                   clips: int = 48, batch: int = 16) -> Callable[[], dict]:
+                   clips: int = 48, batch: int = 12) -> Callable[[], dict]:
     """validate() -> {"levels": mean held-out error of each noise level}: fixed clips and noise.
 
     Labels that training never saw are given as the null label.

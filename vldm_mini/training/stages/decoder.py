@@ -34,7 +34,7 @@ DECODER_FPS = (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4 * driving.KEY_FPS, 
 MAX_CLIPS = 600
 
 
-def decoder(request: Request) -> Job:
+def prepare(request: Request) -> Job:
     """Temporal layers of the decoder; encoder and decoder stay as they are. Saves out/decoder."""
     settings, dial = request.settings("decoder"), request.dial
     source = request.folder("autoencoder")
@@ -102,7 +102,7 @@ def objectives(decoder: VideoDecoder, trained: nn.Module, balance_on: Tensor, cr
     last = {}
 
     def score(x: Tensor) -> Tensor:
-        return critic(rearrange(x, fold))
+        return critic(rearrange(x, fold)).float()
 
     def loss(draw: BatchRandom) -> tuple[Tensor, dict]:
         x = draw_clips(draw)

@@ -13,7 +13,7 @@ from .common import STORED_AS, Job, Request, card, held_out_error, latents_of, n
 OPTIONS = LossOptions(tau=(0.5, 1.0), stratified=True)
 
 
-def image(request: Request) -> Job:
+def prepare(request: Request) -> Job:
     """theta from random weights (or request.start). Saves out/image."""
     settings = request.settings("image")
     latents, held_out = latents_of(request)

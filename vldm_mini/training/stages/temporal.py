@@ -32,7 +32,7 @@ SAMPLING = dict(eta=1.0, temporal_guidance=2.0, temporal_guidance_above=200,
                 guide_labels_with_context=True, context_order=2, context_power=1.5, anchored=True)
 
 
-def temporal(request: Request, **layers_options) -> Job:
+def prepare(request: Request, **layers_options) -> Job:
     """phi into the frozen theta. Saves out/temporal and the pipeline's config.
 
     layers_options: conv=, attention=, ... of temporal.insert, for layers of one's own.
@@ -54,7 +54,7 @@ def temporal(request: Request, **layers_options) -> Job:
 
     def watch(built: list[Objective]) -> Watch:
         model = VideoModel(theta, built[0].module)
-        validate = held_out_error(model, held_out, dial.frames, dial.stride)
+        validate = held_out_error(model, held_out, dial.frames, dial.stride, clips=12)
         return Watch(row=alphas_row(built[0].module), validate=validate,
                      strip=noise_strip(model, latents, request.out, dial.frames))
 

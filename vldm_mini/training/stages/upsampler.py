@@ -118,7 +118,7 @@ def upsampling_loss(model: nn.Module, draw_clips: Callable[[BatchRandom], Tensor
 # ---------------------------------------------------------------------------------------------------
 # The parts. Each is a job of its own, with its own run.
 
-def upsampler_image(request: Request, kind: str = "pixel") -> Job:
+def image_part(request: Request, kind: str = "pixel") -> Job:
     """theta on single frames. Saves out/upsampler/image (or out/latent_upsampler/image)."""
     size, name = request.dial.upsampler, f"{KINDS[kind]}/image"
     settings = request.settings(f"{KINDS[kind]}_image")
@@ -143,7 +143,7 @@ def upsampler_image(request: Request, kind: str = "pixel") -> Job:
     return Job(name, settings, build, finish, dict(data=fingerprint(clips)))
 
 
-def upsampler_temporal(request: Request, kind: str = "pixel") -> Job:
+def temporal_part(request: Request, kind: str = "pixel") -> Job:
     """phi on clips, theta frozen. Saves out/upsampler/temporal (or out/latent_upsampler/temporal)."""
     size, name = request.dial.upsampler, f"{KINDS[kind]}/temporal"
     settings = request.settings(f"{KINDS[kind]}_temporal")
@@ -173,7 +173,7 @@ def upsampler_temporal(request: Request, kind: str = "pixel") -> Job:
     return Job(name, settings, build, finish, dict(data=fingerprint(clips)), watch)
 
 
-def latent_upsampler_autoencoder(request: Request) -> Job:
+def autoencoder_part(request: Request) -> Job:
     """The autoencoder of large frames, trained on patches. Saves out/latent_upsampler/autoencoder."""
     size, name = request.dial.upsampler, "latent_upsampler/autoencoder"
     settings = request.settings("latent_upsampler_autoencoder")
