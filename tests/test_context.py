@@ -4,8 +4,8 @@ import torch
 
 from tests.tiny import UNET, normal, shaken, tiny_unet
 from vldm_mini.context import (
-    anchored,
-    context,
+    anchored_denoiser,
+    context_condition,
     context_mask,
     interpolation_windows,
     linear_interpolation,
@@ -47,7 +47,7 @@ def test_more_given_frames_than_there_are_is_an_error():
 
 def test_c_s_is_the_masked_clip_and_the_mask():
     z = normal(2, 3, 4, 5, 6)
-    c = context(z, torch.stack([context_mask(3, 1), context_mask(3)]))
+    c = context_condition(z, torch.stack([context_mask(3, 1), context_mask(3)]))
     assert c.shape == (2, 5, 3, 5, 6)
     assert torch.equal(c[0, :4, 0], z[0, 0]) and c[0, :, 1:].abs().max() == 0 and (c[0, 4, 0] == 1).all()
     assert c[1].abs().max() == 0, "S = 0: nothing is told, not even that"
@@ -55,7 +55,7 @@ def test_c_s_is_the_masked_clip_and_the_mask():
 
 def test_noise_augmentation_is_what_the_schedule_does_and_the_mask_says_how_much():
     z, eps, keep = normal(1, 3, 4, 5, 6), normal(1, 3, 4, 5, 6, seed=1), torch.tensor([0.8])
-    c = context(z, context_mask(3, 2)[None], keep, eps)
+    c = context_condition(z, context_mask(3, 2)[None], keep, eps)
     assert torch.allclose(c[0, :4, 1], 0.8 * z[0, 1] + 0.6 * eps[0, 1], atol=1e-6)
     assert torch.allclose(c[0, 4, :2], torch.tensor(0.8)) and c[0, :, 2].abs().max() == 0
 
@@ -64,7 +64,7 @@ def test_noise_augmentation_is_what_the_schedule_does_and_the_mask_says_how_much
 
 def test_untrained_c_s_a_mask_of_zeros_and_no_context_are_equal_to_the_bit():
     z, labels = normal(2, 4, 4, 16, 16), torch.tensor([[0, 1], [2, 3]])
-    told = context(z, context_mask(4, 2).expand(2, -1))
+    told = context_condition(z, context_mask(4, 2).expand(2, -1))
     model = told_model()
     with torch.no_grad():
         nothing = model(z, TAU, labels=labels)
@@ -77,7 +77,7 @@ def test_untrained_c_s_a_mask_of_zeros_and_no_context_are_equal_to_the_bit():
 
 def test_alpha_one_and_image_mode_are_deaf_to_context():
     z, model = normal(2, 4, 4, 16, 16), trained(told_model())
-    told = context(z, context_mask(4, 2).expand(2, -1))
+    told = context_condition(z, context_mask(4, 2).expand(2, -1))
     with torch.no_grad():
         image = model(z, TAU, image=True)
         assert torch.equal(model(z, TAU, context=told, image=True), image)
@@ -87,7 +87,7 @@ def test_alpha_one_and_image_mode_are_deaf_to_context():
 
 def test_context_of_one_clip_does_not_reach_another():
     z, model = normal(2, 4, 4, 16, 16), trained(told_model())
-    told = context(z, context_mask(4, 2).expand(2, -1))
+    told = context_condition(z, context_mask(4, 2).expand(2, -1))
     other = told.clone()
     other[1] = 0
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_context_of_one_clip_does_not_reach_another():
 
 def test_every_convolution_of_c_s_learns_from_the_first_step():
     z, model = normal(2, 4, 4, 16, 16), told_model()
-    model(z, TAU, context=context(z, context_mask(4, 1).expand(2, -1))).square().mean().backward()
+    model(z, TAU, context=context_condition(z, context_mask(4, 1).expand(2, -1))).square().mean().backward()
     downs = [mix.layer.context for mix in model.layers.mixes.values() if hasattr(mix.layer, "context")]
     assert len(downs) == len([name for name in model.layers.mixes if name.endswith("block") or "block" in name])
     assert all(down.bias is None and down.weight.abs().max() == 0 and down.weight.grad.abs().max() > 0 for down in downs)
@@ -116,7 +116,7 @@ def test_a_regime_is_heard_by_temporal_layers_only_and_untrained_changes_nothing
 def test_layers_without_room_say_so_and_a_wrong_shape_is_an_error():
     z, theta = normal(1, 4, 4, 16, 16), tiny_unet()
     model = VideoModel(theta, insert(theta, ff_mult=1, ff_in=False))
-    told = context(z, context_mask(4, 1)[None])
+    told = context_condition(z, context_mask(4, 1)[None])
     with pytest.raises(ValueError, match="take no context: insert them with context_channels"):
         model(z, TAU[:1], context=told)
     with pytest.raises(ValueError, match="take no regime: insert them with regimes"):
@@ -134,7 +134,7 @@ def test_grown_layers_answer_as_before_and_come_back_from_a_folder(tmp_path):
         assert torch.equal(VideoModel(theta, grown)(z, TAU), before), "and the old layers are off the backbone"
         model = trained(VideoModel(theta, grown))
         model.layers.save_pretrained(tmp_path, dtype=torch.float32)
-        told = context(z, context_mask(4, 2).expand(2, -1))
+        told = context_condition(z, context_mask(4, 2).expand(2, -1))
         answer = model(z, TAU, context=told)
         other = tiny_unet()
         again = VideoModel(other, TemporalLayers.from_pretrained(tmp_path, other))
@@ -180,11 +180,11 @@ def test_an_anchored_denoiser_is_right_at_the_ends_and_only_departs_between():
     x, eps = normal(2, 5, 3, 2, 2), normal(2, 5, 3, 2, 2, seed=1)
     z, v = add_noise(schedule, x, eps, tau), target(schedule, x, eps, tau)
     ends = x * context_mask(5, 1, 1)[None, :, None, None, None]                      # what lies between is not known
-    assert anchored(schedule, lambda z, tau: v, ends)(z, tau).allclose(v, atol=1e-4), "who is right stays right"
+    assert anchored_denoiser(schedule, lambda z, tau: v, ends)(z, tau).allclose(v, atol=1e-4), "who is right stays right"
     wrong = v + normal(2, 1, 3, 2, 2, seed=2)
-    assert anchored(schedule, lambda z, tau: wrong, ends)(z, tau).allclose(v, atol=1e-4), "what all frames have wrong is off"
+    assert anchored_denoiser(schedule, lambda z, tau: wrong, ends)(z, tau).allclose(v, atol=1e-4), "what all frames have wrong is off"
     noise = normal(2, 5, 3, 2, 2, seed=3)
-    got = to_x0(schedule, z, anchored(schedule, lambda z, tau: noise, ends)(z, tau), tau)
+    got = to_x0(schedule, z, anchored_denoiser(schedule, lambda z, tau: noise, ends)(z, tau), tau)
     assert torch.allclose(got[:, [0, 4]], x[:, [0, 4]], atol=1e-3) and not torch.allclose(got[:, 2], x[:, 2], atol=0.1)
 
 

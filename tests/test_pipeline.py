@@ -1,32 +1,37 @@
-"""From a folder of weights to films: what is asked for, how many, from which noise, through which alpha."""
+"""VideoLDM: sampling with guidance, long videos, interpolation, the stack.
+
+Most checks are exact: a TargetModel stands in for the network, so that what comes out is known.
+"""
 import json
 import shutil
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import asdict, replace
+from threading import Thread
 
 import pytest
 import torch
 
-from tests.tiny import AUTOENCODER, UNET, normal, shaken, tiny_unet
+from tests.tiny import AUTOENCODER, UNET, TargetModel, normal, shaken, tiny_unet
 from vldm_mini.autoencoder import Autoencoder, VideoDecoder
-from vldm_mini.boxes import box_map
 from vldm_mini.context import context_mask
-from vldm_mini.diffusion import ddim, ddim_times, guided
+from vldm_mini.diffusion import Schedule, ddim, ddim_times, guided, rng
 from vldm_mini.pipeline import PipelineConfig, VideoLDM
 from vldm_mini.temporal import band, extend, insert
-from vldm_mini.training import rng
 from vldm_mini.upsampler import SidewaysConv, Upsampler, UpsamplerConfig, VideoUpsampler
 from vldm_mini.weights import write_text
 
-WORDS = (("action", ("wave", "jump", "bend", "sit")), ("person", tuple(f"person {i}" for i in range(9))))
-CONFIG = PipelineConfig(WORDS, pixels=16, frames=4, fps=8.0, steps=2, label_guidance=1.5, temporal_guidance=2.0,
-                        temporal_guidance_above=200, eta=1.0, guide_labels_with_context=True, context_order=2,
-                        context_power=1.5, anchored=True)
+PERSONS = tuple(f"person {i}" for i in range(9))
+LABEL_NAMES = (("action", ("wave", "jump", "bend", "sit")), ("person", PERSONS))
+CONFIG = PipelineConfig(
+    LABEL_NAMES, pixels=16, frames=4, fps=8.0, steps=2, label_guidance=1.5, temporal_guidance=2.0,
+    temporal_guidance_above=200, eta=1.0, guide_labels_with_context=True, context_order=2,
+    context_power=1.5, anchored=True)
+MASK = context_mask(5, 1, 1)[None]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder as the recipes leave it: three stages with random weights, and config.json."""
+    """A folder of three stages with random weights, and config.json."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     autoencoder, theta = shaken(Autoencoder(AUTOENCODER), 0.05), tiny_unet()
@@ -39,8 +44,27 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def whole_folder(folder, tmp_path_factory):
+    """The same with prediction, interpolation and temporal decoder, random weights all."""
+    whole = tmp_path_factory.mktemp("long") / "weights"
+    shutil.copytree(folder, whole)
+    for stage, options in (("prediction", {}), ("interpolation", {"regimes": 2})):
+        theta = tiny_unet()
+        layers = extend(insert(theta, ff_mult=1, ff_in=False), theta, context_channels=5, **options)
+        shaken(layers, 0.2).save_pretrained(whole / stage)
+    decoder = insert(Autoencoder(AUTOENCODER).decoder, attention=None)
+    shaken(decoder, 0.1).save_pretrained(whole / "decoder")
+    return whole
+
+
+@pytest.fixture(scope="module")
 def model(folder):
-    return VideoLDM.from_pretrained(str(folder))
+    return VideoLDM.from_pretrained(str(folder), "cpu")
+
+
+@pytest.fixture(scope="module")
+def long_model(whole_folder):
+    return VideoLDM.from_pretrained(whole_folder, "cpu")
 
 
 @pytest.fixture
@@ -48,296 +72,547 @@ def bend(model):
     return model.labels(action="bend", person=2)
 
 
-# -- the folder -------------------------------------------------------------------------------------------------------
-
-def test_a_folder_of_weights_comes_back_as_it_was_saved(model):
-    assert model.theta.config == UNET and model.autoencoder.config == AUTOENCODER and len(model.layers.mixes) == 12
-    assert {k: v for k, v in asdict(model.config).items() if k != "label_names"} == \
-           {k: v for k, v in asdict(CONFIG).items() if k != "label_names"}
-    assert [(name, tuple(classes)) for name, classes in model.config.label_names] == list(WORDS)
-
-
-@pytest.mark.parametrize("part", ["autoencoder", "image", "temporal"])
-def test_a_folder_without_one_of_its_stages_says_which(folder, tmp_path, part):
-    shutil.copytree(folder, tmp_path / "less", ignore=shutil.ignore_patterns(part))
-    with pytest.raises(FileNotFoundError, match=f"less.{part}"):
-        VideoLDM.from_pretrained(str(tmp_path / "less"))
+def with_target(model, stage, target, prediction="v", **config):
+    """A copy of a VideoLDM in which a TargetModel stands in for one stage. -> both."""
+    model, fake = copy(model), TargetModel(model.schedule, target, prediction)
+    model.config, model.prediction = replace(model.config, **config), prediction
+    if stage == "temporal":
+        model.model = fake
+    else:
+        model.context_models = {**model.context_models, stage: fake}
+    return model, fake
 
 
-def test_weights_that_nobody_trained_are_refused_by_name():
-    with pytest.raises(FileNotFoundError, match="no weights called 'nowhere'"):
-        VideoLDM.from_pretrained("nowhere")
+# -- generate -------------------------------------------------------------------------------------
+
+def test_the_defaults_are_the_papers_way():
+    config = PipelineConfig()
+    assert config.eta == 0 and config.temporal_guidance == 1 and config.label_guidance == 1
+    assert config.context_order == 1 and config.context_power == 1
+    assert not config.anchored and not config.guide_labels_with_context
 
 
-# -- labels -----------------------------------------------------------------------------------------------------------
-
-def test_labels_are_asked_for_in_words_or_numbers_and_what_is_not_asked_is_null(model):
-    assert model.labels(action="bend", person=2).tolist() == [[2, 2]]
-    assert model.labels(person="person 7").tolist() == [[4, 7]]
-    assert model.labels().tolist() == model.theta.null_labels(1).tolist() == [[4, 9]]
-
-
-@pytest.mark.parametrize("asked, message", [
-    (dict(action="fly"), "unknown action 'fly'; choose from: wave, jump, bend, sit"),
-    (dict(person=12), r"person must lie in 0\.\.8, got 12"), (dict(action=-1), r"action must lie in 0\.\.3, got -1"),
-    (dict(colour="red"), "unknown label 'colour'; this model knows action, person")])
-def test_an_unknown_label_is_refused_with_those_that_are_known(model, asked, message):
-    with pytest.raises(ValueError, match=message):
-        model.labels(**asked)
-
-
-# -- films ------------------------------------------------------------------------------------------------------------
-
-def test_films_have_the_shape_and_the_range_they_should(model, bend):
-    films = model.generate(bend.repeat(2, 1))
-    assert films.shape == (2, 4, 3, 16, 16) and films.abs().max() <= 1 and films.std() > 0.01
+def test_videos_have_the_right_shape_and_range(model, bend):
+    videos = model.generate(bend.repeat(2, 1))
+    assert videos.shape == (2, 4, 3, 16, 16) and videos.abs().max() <= 1 and videos.std() > 0.01
 
 
 @pytest.mark.parametrize("frames", [1, 7, 16])
-def test_a_film_may_have_any_number_of_frames(model, bend, frames):
-    film = model.generate(bend, frames=frames)
-    assert film.shape == (1, frames, 3, 16, 16) and film.isfinite().all()
+def test_a_video_may_have_any_number_of_frames(model, bend, frames):
+    video = model.generate(bend, frames=frames)
+    assert video.shape == (1, frames, 3, 16, 16) and video.isfinite().all()
 
 
-def test_a_film_may_have_another_size_than_those_of_training(model, bend):
-    film = model.generate(bend, size=(32, 48))
-    assert film.shape == (1, 4, 3, 32, 48) and film.isfinite().all()
+def test_a_video_may_have_another_size_than_in_training(model, bend):
+    video = model.generate(bend, size=(32, 48))
+    assert video.shape == (1, 4, 3, 32, 48) and video.isfinite().all()
     assert torch.equal(model.generate(bend, size=(16, 16)), model.generate(bend))
     with pytest.raises(ValueError, match="multiples of 8 pixels"):
         model.generate(bend, size=(32, 44))
 
 
-def test_in_a_long_film_frames_look_no_further_than_in_training(model, bend):
+def test_in_a_long_video_frames_attend_as_far_as_in_training(model, bend):
     z, at = normal(1, 9, 4, 4, 4), torch.tensor([500])
-    ask = lambda z, mask: model.model(z, at, labels=bend, mask=mask)                                    # noqa: E731
+
+    def predict(z, mask):
+        return model.model(z, at, labels=bend, mask=mask)
     assert band(9, 3).sum(1).tolist() == [4, 5, 6, 7, 7, 7, 6, 5, 4]
-    assert torch.equal(ask(z, None), ask(z, torch.ones(9, 9, dtype=torch.bool)))
-    seen, real = [], model.model.forward
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.model, "forward", lambda *a, **how: seen.append(how["mask"]) or real(*a, **how))
-        model.generate(bend, frames=4)
-        model.generate(bend, frames=9)
-    assert seen[0] is None and torch.equal(seen[-1], band(9, 3))
-    assert not torch.equal(ask(z, band(9, 3)), ask(z, None))                                    # and it makes a difference
+    assert torch.equal(predict(z, None), predict(z, torch.ones(9, 9, dtype=torch.bool)))
+    assert not torch.equal(predict(z, band(9, 3)), predict(z, None))
+    fake, calls = with_target(model, "temporal", lambda **_: 0.0)
+    fake.latents(bend, frames=4)
+    fake.latents(bend, frames=9)
+    assert calls.calls[0]["mask"] is None and torch.equal(calls.calls[-1]["mask"], band(9, 3))
 
 
-def test_a_film_of_no_frames_is_refused(model, bend):
-    with pytest.raises(ValueError, match="at least one frame, got 0"):
-        model.generate(bend, frames=0)
+@pytest.mark.parametrize("how, message", [
+    (dict(frames=0), "at least one frame, got 0"), (dict(alpha=2), r"alpha lies in \[0, 1\], got 2"),
+    (dict(alpha=-0.1), r"alpha lies in"), (dict(steps=0), r"steps must lie in 1\.\.1000, got 0"),
+    (dict(steps=1001), r"steps must lie in 1\.\.1000, got 1001")])
+def test_values_out_of_range_are_refused(model, bend, how, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(bend, **how)
 
 
-def test_the_same_seed_gives_the_same_film_and_another_seed_another(model, bend):
-    assert torch.equal(model.generate(bend, seed=3), model.generate(bend, seed=3))
-    assert not torch.allclose(model.generate(bend, seed=3), model.generate(bend, seed=4), atol=1e-3)
+def test_seed_and_labels_decide_the_video(model, bend):
+    video = model.generate(bend, seed=3)
+    assert torch.equal(model.generate(bend, seed=3), video)
+    assert not torch.allclose(model.generate(bend, seed=4), video, atol=1e-3)
+    wave = model.labels(action="wave", person=2)
+    assert not torch.allclose(model.generate(wave, seed=3), video, atol=1e-3)
 
 
-def test_another_label_gives_another_film_from_the_same_noise(model, bend):
-    assert not torch.allclose(model.generate(bend), model.generate(model.labels(action="wave", person=2)), atol=1e-3)
+def test_a_video_does_not_depend_on_the_others_of_its_batch(model, bend):
+    three = torch.cat([bend, model.labels(action="wave"), model.labels()])
+    assert torch.allclose(model.generate(three, seed=5)[:1], model.generate(bend, seed=5), atol=1e-3)
 
 
-def test_a_film_does_not_depend_on_how_many_are_made_with_it(model, bend):
-    assert torch.equal(model.noise(3, 4, seed=5)[:1], model.noise(1, 4, seed=5))
-    assert not torch.equal(model.noise(3, 4, seed=5)[0], model.noise(3, 4, seed=5)[1])
-    three = model.generate(torch.cat([bend, model.labels(action="wave"), model.labels()]), seed=5)
-    assert torch.allclose(three[:1], model.generate(bend, seed=5), atol=1e-3)
+def test_the_starting_noise_can_be_given_and_the_seed_still_gives_the_later_noise(model, bend):
+    given = model.generate(bend, noise=model.noise(1, 4, seed=9), seed=9)
+    assert torch.equal(given, model.generate(bend, seed=9))
+    other = model.generate(bend, noise=model.noise(1, 4, seed=9), seed=8)
+    assert not torch.allclose(given, other, atol=1e-3)
+    without = dict(noise=model.noise(1, 4, seed=9), eta=0.0)
+    assert torch.equal(model.generate(bend, seed=8, **without),
+                       model.generate(bend, seed=9, **without))
 
 
 @torch.no_grad()
-def test_alpha_1_gives_the_frames_of_the_image_model_to_the_bit(model, bend):
+def test_alpha_1_gives_the_frames_of_the_image_model_bit_for_bit(model, bend):
     z, labels = model.noise(1, 4, seed=2)[0], bend.repeat(4, 1)
-    denoise = guided(lambda z, tau: model.theta(z, tau, labels), lambda z, tau: model.theta(z, tau), CONFIG.label_guidance)
+
+    def conditional(z, tau):
+        return model.theta(z, tau, labels)
+    denoise = guided(conditional, lambda z, tau: model.theta(z, tau), CONFIG.label_guidance)
     z = ddim(model.schedule, denoise, z, ddim_times(CONFIG.steps), "v", CONFIG.eta, rng(2, 1, 0))
     frames = model.autoencoder.decode(z).clamp(-1, 1)
     assert torch.equal(model.generate(bend, alpha=1, seed=2)[0], frames)
     assert not torch.allclose(model.generate(bend, seed=2)[0], frames, atol=1e-3)
 
 
-def test_alpha_goes_from_the_video_model_to_the_image_model_without_a_jump(model, bend):
-    make = lambda alpha: model.latents(bend, alpha=alpha, seed=2, steps=1)                              # noqa: E731
-    assert torch.allclose(make(0.9999), make(1), atol=0.01) and not torch.allclose(make(0.0), make(1), atol=0.01)
+def test_alpha_passes_continuously_from_the_video_model_to_the_image_model(model, bend):
+    one, near, zero = (model.latents(bend, alpha=a, seed=2, steps=1) for a in (1, 0.9999, 0.0))
+    assert torch.allclose(near, one, atol=0.01) and not torch.allclose(zero, one, atol=0.01)
 
 
-def test_a_fixed_alpha_is_forgotten_after_the_film(model, bend):
+def test_a_fixed_alpha_holds_for_its_own_call_alone(model, bend):
     before, alphas = model.generate(bend), model.layers.alphas()
-    model.generate(bend, alpha=0.1)
-    with pytest.raises(ValueError, match=r"alpha lies in \[0, 1\], got 2"):
-        model.generate(bend, alpha=2)
+    fixed = model.generate(bend, alpha=0.1)
+    assert not torch.allclose(fixed, before, atol=1e-3)
     assert torch.equal(model.generate(bend), before) and model.layers.alphas() == alphas
 
 
-def test_guidance_scale_0_makes_the_film_that_no_label_asks_for(model, bend):
-    assert torch.allclose(model.generate(bend, label_guidance=0), model.generate(model.labels(), label_guidance=1), atol=1e-4)
+def test_label_guidance_0_gives_the_video_of_no_label(model, bend):
+    unguided = model.generate(model.labels(), label_guidance=1)
+    assert torch.allclose(model.generate(bend, label_guidance=0), unguided, atol=1e-4)
 
 
-def test_temporal_guidance_goes_on_from_the_image_model_past_the_video_model(model, bend):
-    make = lambda **how: model.latents(bend, seed=2, steps=1, label_guidance=1, **how)                           # noqa: E731
-    image, video = make(alpha=1), make(temporal_guidance=1)
-    # one DDIM step is linear in the prediction
-    assert torch.allclose(make(temporal_guidance=2), image + 2 * (video - image), atol=1e-4)
-    assert torch.allclose(make(temporal_guidance=0), image, atol=1e-4) and not torch.allclose(video, image, atol=1e-2)
-    assert torch.equal(make(alpha=1, temporal_guidance=3), image)                                  # nothing to guide there
-    assert torch.equal(make(), make(temporal_guidance=model.config.temporal_guidance))
+def test_each_guidance_scale_multiplies_its_own_difference(model, bend):
+    value = {(False, True): 3.0, (False, False): 2.0, (True, True): 1.0, (True, False): 0.5}
+
+    def target(labels, image, **_):
+        return value[image, bool((labels == bend).all())]
+    fake, _ = with_target(model, "temporal", target, eta=0.0)
+    for g in (0.0, 1.0, 1.5):
+        video, image = 2 + g * (3 - 2), 0.5 + g * (1 - 0.5)
+        for w in (0.0, 1.0, 2.0):
+            z = fake.latents(bend, steps=1, label_guidance=g, temporal_guidance=w)
+            assert torch.allclose(z, torch.tensor(image + w * (video - image)), atol=1e-4), (g, w)
+        z = fake.latents(bend, steps=1, label_guidance=g, temporal_guidance=3.0, alpha=1)
+        assert torch.allclose(z, torch.tensor(image), atol=1e-4), "at alpha = 1 the image model alone"
 
 
-def test_temporal_guidance_ends_where_the_config_says(model, bend):
-    make = lambda above, motion: VideoLDM(model.autoencoder, model.theta, model.layers,                 # noqa: E731
-                                          replace(model.config, temporal_guidance_above=above)).latents(
-                                              bend, seed=2, steps=4, label_guidance=1, temporal_guidance=motion)
-    one, two = make(200, 1), make(200, 2)
-    assert not torch.allclose(one, two, atol=1e-2) and torch.equal(make(999, 2), one)   # of 999, 749, 499, 249 none
+def test_scales_that_are_left_out_are_those_of_the_config(model, bend):
+    how = dict(label_guidance=1.5, temporal_guidance=2.0, eta=1.0, steps=2, frames=4)
+    assert torch.equal(model.generate(bend), model.generate(bend, **how))
+
+
+def test_temporal_guidance_acts_above_the_tau_of_the_config_only(model, bend):
+    def make(above, scale):
+        changed = copy(model)
+        changed.config = replace(model.config, temporal_guidance_above=above)
+        return changed.latents(bend, seed=2, steps=4, label_guidance=1, temporal_guidance=scale)
+    one, two = make(200, 1), make(200, 2)                              # tau is 999, 749, 499, 249
+    assert not torch.allclose(one, two, atol=1e-2) and torch.equal(make(999, 2), one)
     assert torch.equal(make(248, 2), two) and not torch.equal(make(249, 2), two)
 
 
-def test_the_same_noise_can_be_given_by_hand(model, bend):
-    given = model.generate(bend, noise=model.noise(1, 4, seed=9), seed=9)
-    assert torch.equal(given, model.generate(bend, seed=9))
-    other = model.generate(bend, noise=model.noise(1, 4, seed=9), seed=8)                      # its later noise differs
-    assert not torch.allclose(given, other, atol=1e-3)
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
+def test_the_prediction_type_is_that_of_the_backbone(long_model, bend, prediction):
+    fake, _ = with_target(long_model, "temporal", lambda **_: 0.7, prediction)
+    assert torch.allclose(fake.latents(bend, seed=1), torch.tensor(0.7), atol=1e-3)
+    fake, _ = with_target(long_model, "interpolation", lambda **_: 0.7, prediction, anchored=False)
+    known, noise = torch.zeros(1, 5, 4, 4, 4), normal(1, 5, 4, 4, 4)
+    z = fake.sample_with_context("interpolation", bend, known, MASK, noise, [rng(0, 0, 0)])
+    assert torch.allclose(z, torch.tensor(0.7), atol=1e-3)
 
 
-@pytest.mark.parametrize("steps", [0, 1001])
-def test_a_number_of_steps_that_cannot_be_is_refused(model, bend, steps):
-    with pytest.raises(ValueError, match=rf"steps must lie in 1\.\.1000, got {steps}"):
-        model.generate(bend, steps=steps)
+def test_the_schedule_is_that_of_the_backbone(model, bend):
+    fake, calls = with_target(model, "temporal", lambda **_: 0.0)
+    fake.schedule = calls.schedule = Schedule.linear(100)
+    fake.latents(bend, steps=4, temporal_guidance=1, label_guidance=1)
+    assert [int(call["tau"][0]) for call in calls.calls] == [99, 74, 49, 24]
+    own = VideoLDM(model.autoencoder, model.theta, model.layers, CONFIG, prediction="x0",
+                   schedule=Schedule.linear(50))
+    assert own.prediction == "x0" and own.schedule.num_steps == 50
+    assert model.prediction == "v" and model.schedule.num_steps == 1000
 
 
-@torch.no_grad()
-def test_decoding_some_frames_at_a_time_is_decoding_them_all(model):
-    z = normal(3, 13, 4, 4, 4)                                              # 39 frames, more than go at a time
-    assert torch.allclose(model.decode(z)[2, 12], model.autoencoder.decode(z[2, 12:13])[0].clamp(-1, 1), atol=1e-5)
+@pytest.mark.parametrize("how, stage", [(dict(), "temporal"), (dict(alpha=1), "image")])
+def test_latents_that_are_not_finite_are_an_error_that_names_the_stage(model, bend, how, stage):
+    fake, _ = with_target(model, "temporal", lambda **_: float("nan"))
+    with pytest.raises(FloatingPointError, match=f"stage '{stage}' gave latents that are not finite"):
+        fake.generate(bend, **how)
 
 
-# -- boxes ------------------------------------------------------------------------------------------------------------
+# -- threads and copies ---------------------------------------------------------------------------
 
-def test_a_box_map_says_how_much_of_a_place_lies_in_a_box_and_where_in_it():
-    told, cover, right, down = box_map([(0.25, 0.25, 0.75, 1.0)], 4, 4)
-    assert (told == 1).all()
-    assert torch.equal(cover, torch.tensor([[0., 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0]]))
-    assert torch.equal(right[2], torch.tensor([0, -0.5, 0.5, 0]))
-    assert torch.allclose(down[:, 1], torch.tensor([0, -2 / 3, 0, 2 / 3]), atol=1e-6)
-    # half a place at the left, a quarter in the corner
-    assert box_map([(0.375, 0.375, 1, 1)], 4, 4)[1, 1].tolist() == [0, 0.25, 0.5, 0.5]
-    assert torch.equal(box_map([], 4, 4)[1:], torch.zeros(3, 4, 4))
+def test_two_threads_that_generate_at_the_same_time_get_their_own_videos(long_model, bend):
+    calls = [lambda: long_model.generate(bend, frames=4, seed=1, steps=6),
+             lambda: long_model.generate(model_labels, frames=7, seed=2, steps=4, alpha=0.3),
+             lambda: long_model.generate(bend, frames=5, seed=3, steps=5, alpha=1),
+             lambda: torch.cat(list(long_model.rollout(bend, 9, seed=4)), dim=1)]
+    model_labels = long_model.labels(action="wave").repeat(2, 1)
+    alone, together = [call() for call in calls], [None] * len(calls)
 
-
-def test_a_near_box_covers_a_far_one_and_boxes_that_touch_are_told_apart():
-    far, near = (0.0, 0.0, 1.0, 1.0), (0.5, 0.5, 1.0, 1.0)
-    both, alone = box_map([far, near], 8, 8), box_map([near], 8, 8)
-    assert torch.equal(both[:, 4:, 4:], alone[:, 4:, 4:]) and (both[1] == 1).all()
-    side_by_side = box_map([(0, 0, 0.5, 1), (0.5, 0, 1, 1)], 8, 8)
-    assert torch.equal(side_by_side[1], box_map([(0, 0, 1, 1)], 8, 8)[1])
-    assert not torch.equal(side_by_side[2], box_map([(0, 0, 1, 1)], 8, 8)[2])
+    def work(i):
+        together[i] = calls[i]()
+    threads = [Thread(target=work, args=(i,)) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(a, b) for a, b in zip(alone, together))
 
 
-@pytest.mark.parametrize("box", [(0.5, 0, 0.4, 1), (-0.1, 0, 0.5, 1), (0, 0, 1, 1.5)])
-def test_a_box_outside_the_picture_or_inside_out_is_refused(box):
-    with pytest.raises(ValueError, match="a box is x0 y0 x1 y1 with 0 <= x0 < x1 <= 1"):
-        box_map([box], 8, 8)
+def test_a_deep_copy_is_the_same_video_model(long_model, bend):
+    other = deepcopy(long_model)
+    assert torch.equal(other.generate(bend, seed=1), long_model.generate(bend, seed=1))
+    shaken(other.layers, 0.3)
+    assert not torch.equal(other.generate(bend, seed=1), long_model.generate(bend, seed=1))
 
 
-# -- long films -------------------------------------------------------------------------------------------------------
+# -- one window with context ----------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def long_model(folder, tmp_path_factory):
-    """The same folder with prediction, interpolation and temporal decoder beside, random weights all."""
-    whole = tmp_path_factory.mktemp("long") / "weights"
-    shutil.copytree(folder, whole)
-    for stage, options in (("prediction", {}), ("interpolation", {"regimes": 2})):
-        theta = tiny_unet()
-        shaken(extend(insert(theta, ff_mult=1, ff_in=False), theta, context_channels=5, **options), 0.2) \
-            .save_pretrained(whole / stage)
-    shaken(insert(Autoencoder(AUTOENCODER).decoder, attention=None), 0.1).save_pretrained(whole / "decoder")
-    return VideoLDM.from_pretrained(str(whole))
+def window(model, stage, labels, known, mask, **how):
+    """sample_with_context from fixed noise."""
+    noise = normal(*known.shape, seed=7)
+    generators = [rng(0, 5, i) for i in range(len(known))]
+    return model.sample_with_context(stage, labels, known, mask, noise, generators, **how)
 
 
-def test_stages_that_are_not_there_are_asked_for_by_name(model, bend):
+def test_the_context_is_the_clean_latents_where_the_mask_is_1(long_model, bend):
+    fake, calls = with_target(long_model, "prediction", lambda **_: 0.0)
+    known, mask = normal(1, 4, 4, 4, 4), context_mask(4, 2)[None]
+    window(fake, "prediction", bend, known, mask)
+    context = calls.calls[0]["context"]                                # b c+1 t h w
+    assert torch.equal(context[:, :4, :2], known[:, :2].transpose(1, 2))
+    assert (context[:, 4, :2] == 1).all() and (context[:, :, 2:] == 0).all()
+
+
+def test_noise_augmentation_is_alpha_tau_z_plus_sigma_tau_eps(long_model, bend):
+    fake, calls = with_target(long_model, "prediction", lambda **_: 0.0)
+    known, mask, tau = normal(1, 4, 4, 4, 4), context_mask(4, 2)[None], 300
+    window(fake, "prediction", bend, known, mask, augment=tau)
+    alpha_tau, sigma_tau = (float(x[tau]) for x in (fake.schedule.alpha_tau, fake.schedule.sigma_tau))
+    eps = torch.randn(known.shape[1:], generator=rng(0, 5, 0))
+    context = calls.calls[0]["context"]
+    noisy = (alpha_tau * known[0] + sigma_tau * eps)[:2].transpose(0, 1)
+    assert alpha_tau > 1.1 * sigma_tau and torch.allclose(context[0, :4, :2], noisy, atol=1e-5)
+    assert torch.allclose(context[0, 4, :2], torch.tensor(alpha_tau)), "the mask says how much"
+
+
+def test_label_and_context_guidance_scale_their_own_differences(long_model, bend):
+    def target(labels, context=None, **_):
+        if context is not None:
+            return 7.0
+        return 3.0 if bool((labels == bend).all()) else 2.0
+    fake, calls = with_target(long_model, "prediction", target)
+    known, mask = torch.zeros(1, 4, 4, 4, 4), context_mask(4, 1)[None]
+    for g, s in ((1.0, 1.0), (1.5, 1.0), (1.0, 3.0), (2.0, 2.0), (0.0, 1.0)):
+        z = window(fake, "prediction", bend, known, mask, label_guidance=g, context_guidance=s)
+        expected = 2 + g * (3 - 2) + s * (7 - 3)
+        assert torch.allclose(z, torch.tensor(expected), atol=1e-3), (g, s)
+    calls.calls.clear()
+    window(fake, "prediction", bend, known, mask, label_guidance=2.0, context_guidance=2.0, steps=1)
+    assert len(calls.calls) == 2, "equal scales cost two evaluations, not three"
+
+
+def test_the_options_of_the_config_choose_times_and_order(long_model, bend, monkeypatch):
+    known, mask, orders = torch.zeros(1, 4, 4, 4, 4), context_mask(4, 1)[None], []
+
+    def recorded(*args, order=1, **how):
+        orders.append(order)
+        return ddim(*args, order=order, **how)
+    monkeypatch.setattr("vldm_mini.pipeline.ddim", recorded)
+    for power, order in ((1.0, 1), (1.5, 2)):
+        fake, calls = with_target(long_model, "prediction", lambda **_: 0.0, context_power=power,
+                                  context_order=order)
+        window(fake, "prediction", bend, known, mask, steps=4)
+        taus = [int(call["tau"][0]) for call in calls.calls]
+        assert taus == ddim_times(4, 1000, power)
+    window(fake, "prediction", bend, known, mask, steps=4, eta=1.0)
+    assert orders == [1, 2, 1], "second order is for steps without new noise"
+
+
+def test_prediction_pastes_nothing_over_the_context_frames(long_model, bend):
+    fake, _ = with_target(long_model, "prediction", lambda **_: 0.25)
+    z = window(fake, "prediction", bend, normal(1, 4, 4, 4, 4), context_mask(4, 2)[None])
+    assert torch.allclose(z, torch.tensor(0.25), atol=1e-3)
+
+
+def test_only_interpolation_is_anchored_and_only_if_the_config_says_so(long_model, bend):
+    known = normal(1, 5, 4, 4, 4)
+    for anchored in (False, True):
+        fake, _ = with_target(long_model, "interpolation", lambda **_: 0.25, anchored=anchored)
+        z = window(fake, "interpolation", bend, known, MASK)
+        assert torch.allclose(z[:, [0, 4]], known[:, [0, 4]], atol=1e-3) == anchored
+        assert torch.allclose(z, torch.tensor(0.25), atol=1e-3) != anchored
+        fake, _ = with_target(long_model, "prediction", lambda **_: 0.25, anchored=anchored)
+        z = window(fake, "prediction", bend, normal(1, 4, 4, 4, 4), context_mask(4, 1)[None])
+        assert torch.allclose(z, torch.tensor(0.25), atol=1e-3)
+
+
+def test_a_stage_that_is_missing_is_named(model, bend):
     with pytest.raises(ValueError, match="hold no prediction; train it"):
-        list(model.rollout(bend, 6))
+        model.rollout(bend, 6)
     with pytest.raises(ValueError, match="hold no interpolation"):
         model.interpolate(normal(1, 3, 4, 4, 4), bend, 0)
 
 
-def test_a_rollout_gives_as_many_frames_as_asked_part_by_part(long_model, bend):
+@pytest.mark.parametrize("stage", ["prediction", "interpolation"])
+def test_a_stage_with_context_that_is_not_finite_is_named(long_model, bend, stage):
+    fake, _ = with_target(long_model, stage, lambda **_: float("nan"))
+    with pytest.raises(FloatingPointError, match=f"the stage '{stage}'"):
+        window(fake, stage, bend, torch.zeros(1, 5, 4, 4, 4), MASK, regime=torch.tensor([0]))
+
+
+# -- long videos ----------------------------------------------------------------------------------
+
+def counting(context=None, **_):
+    """Frame k + 1 is frame k plus one: a target that continues the context by counting."""
+    b, _, frames = context.shape[:3]
+    s = int(context[0, -1, :, 0, 0].sum())
+    last = context[:, :-1, s - 1]                                      # b c h w
+    steps = torch.arange(frames) - (s - 1)
+    return last[:, None] + steps.view(1, -1, 1, 1, 1)
+
+
+def test_a_rollout_counts_on_without_a_gap_or_a_repeated_frame(long_model, bend):
+    fake, calls = with_target(long_model, "prediction", counting)
+    first = torch.zeros(1, 1, 4, 4, 4)
+    how = dict(first=first, context_guidance=1.0, label_guidance=1.0, steps=1)
+    for context in (1, 2, 3):
+        calls.calls.clear()
+        parts = list(fake.rollout(bend, 11, context=context, **how))
+        values = torch.cat(parts, dim=1)[0, :, 0, 0, 0]
+        assert torch.allclose(values, torch.arange(11.0), atol=1e-3)
+        given = [int(call["context"][0, -1, :, 0, 0].sum()) for call in calls.calls]
+        assert given == [1] + [context] * (len(given) - 1), "S = 1, then S = context"
+        assert all(call["context"].shape[2] == 4 for call in calls.calls)
+
+
+def test_a_rollout_continues_the_frames_that_it_is_given(long_model, bend):
+    fake, _ = with_target(long_model, "prediction", counting)
+    first = torch.arange(5.0).view(1, 5, 1, 1, 1).expand(1, 5, 4, 4, 4)
+    parts = list(fake.rollout(bend, 9, first=first, context_guidance=1.0, steps=1))
+    assert parts[0] is first and [part.shape[1] for part in parts] == [5, 2, 2]
+    assert torch.allclose(torch.cat(parts, 1)[0, :, 1, 2, 3], torch.arange(9.0), atol=1e-3)
+
+
+def test_each_window_of_a_rollout_has_noise_of_its_own(long_model, bend, monkeypatch):
+    seen = []
+
+    def keep(self, stage, labels, known, mask, noise, generators, **how):
+        seen.append(noise)
+        return torch.zeros_like(noise)
+    monkeypatch.setattr(VideoLDM, "sample_with_context", keep)
     labels = bend.repeat(2, 1)
+    list(long_model.rollout(labels, 9, seed=3, first=torch.zeros(2, 1, 4, 4, 4)))
+    for window_noise, start in zip(seen, (1, 4, 6, 8)):
+        for i in range(2):
+            expected = torch.randn(4, 4, 4, 4, generator=rng(3, 2 + start, i))
+            assert torch.equal(window_noise[i], expected)
+    assert len(seen) == 4
+
+
+def stored_bytes(values):
+    """Bytes of all storages that these values hold on to, containers included."""
+    storages, todo = {}, list(values)
+    while todo:
+        value = todo.pop()
+        if torch.is_tensor(value):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, (list, tuple, set)):
+            todo += value
+        elif isinstance(value, dict):
+            todo += value.values()
+    return sum(storages.values())
+
+
+def test_the_memory_of_a_rollout_does_not_grow_with_its_length(long_model, bend):
+    fake, _ = with_target(long_model, "prediction", counting)
+    rollout = fake.rollout(bend, 41, first=torch.zeros(1, 1, 4, 4, 4), context_guidance=1.0, steps=1)
+    held = [stored_bytes(rollout.gi_frame.f_locals.values()) for _ in rollout]
+    assert len(held) == 21 and held[-2] == held[2] < 20_000
+
+
+def test_a_rollout_of_several_videos_keeps_them_apart(long_model, bend):
+    labels = torch.cat([bend, long_model.labels(action="wave")])
     parts = list(long_model.rollout(labels, 9, seed=3))
-    assert [part.shape[1] for part in parts] == [1, 3, 2, 2, 1]                          # T = 4: S = 1, then S = 2
-    whole = torch.cat(parts, dim=1)
-    assert torch.equal(torch.cat(list(long_model.rollout(labels, 9, seed=3)), dim=1), whole), "the same seed"
-    assert torch.allclose(torch.cat(list(long_model.rollout(bend, 9, seed=3)), dim=1), whole[:1], atol=1e-4), \
-        "a film does not depend on how many are made"
-    assert not torch.allclose(whole[0, 4:], whole[1, 4:], atol=1e-2)
+    assert [part.shape[1] for part in parts] == [1, 3, 2, 2, 1]
+    video = torch.cat(parts, dim=1)
+    assert torch.equal(torch.cat(list(long_model.rollout(labels, 9, seed=3)), dim=1), video)
+    alone = torch.cat(list(long_model.rollout(bend, 9, seed=3)), dim=1)
+    assert torch.allclose(alone, video[:1], atol=1e-4)
+    assert not torch.allclose(video[0, 4:], video[1, 4:], atol=1e-2)
 
 
-def test_a_rollout_hears_the_frame_it_is_told_and_two_more_than_one(long_model, bend):
-    first = normal(1, 2, 4, 4, 4)
-    a, b = (torch.cat(list(long_model.rollout(bend, 6, first=x)), dim=1) for x in (first, first.flip(1)))
-    assert torch.equal(a[:, :2], first) and not torch.allclose(a[:, 2:], b[:, 2:], atol=1e-3)
-    one = torch.cat(list(long_model.rollout(bend, 6, first=first, context=1)), dim=1)
-    same_last = torch.cat([normal(1, 1, 4, 4, 4, seed=9), first[:, 1:]], dim=1)
-    again = torch.cat(list(long_model.rollout(bend, 6, first=same_last, context=1)), dim=1)
-    assert torch.equal(one[:, 2:], again[:, 2:]), "S = 1 knows nothing of the frame before the last"
+def test_the_first_frame_of_a_rollout_is_the_image_models(long_model, bend):
+    first = next(long_model.rollout(bend, 9, seed=3))
+    assert torch.equal(first, long_model.latents(bend, frames=1, alpha=1, seed=3))
 
 
-def test_a_rollout_guides_labels_as_hard_as_the_context_and_each_alone_if_told_so(long_model, bend):
-    first, roll = normal(1, 1, 4, 4, 4), lambda labels, **how: list(long_model.rollout(labels, 4, **how))[1]
-    nothing = long_model.theta.null_labels(1)
-    of = lambda labels=bend, **how: roll(labels, first=first, steps=1, **how)                           # noqa: E731
-    assert torch.equal(of(context_guidance=2.0), of(context_guidance=2.0, label_guidance=2.0)), "alike unless told otherwise"
-    # one step: the film is linear in the answers, f_nothing + w (f_labels - f_nothing) + s (f_all - f_labels)
-    none, labels, all_told = of(nothing, context_guidance=0.0, label_guidance=1.0), of(context_guidance=0.0, label_guidance=1.0), of(context_guidance=1.0)
-    assert not torch.allclose(none, labels, atol=1e-3) and not torch.allclose(labels, all_told, atol=1e-3)
-    for w, s in ((2.0, 2.0), (1.0, 1.5), (1.5, 3.0)):
-        assert torch.allclose(of(context_guidance=s, label_guidance=w), none + w * (labels - none) + s * (all_told - labels), atol=1e-3)
+@pytest.mark.parametrize("together, scales", [(True, (2.0, 2.0)), (False, (2.0, 1.0))])
+def test_a_rollout_guides_labels_with_the_context_if_the_config_says_so(
+        long_model, bend, monkeypatch, together, scales):
+    seen = []
+
+    def keep(self, *args, context_guidance, label_guidance, augment, steps):
+        seen.append((context_guidance, label_guidance, augment, steps))
+        return torch.zeros(1, 4, 4, 4, 4)
+    monkeypatch.setattr(VideoLDM, "sample_with_context", keep)
+    model = copy(long_model)
+    model.config = replace(CONFIG, guide_labels_with_context=together)
+    first = torch.zeros(1, 1, 4, 4, 4)
+    list(model.rollout(bend, 4, first=first, context_guidance=2.0, augment=60, steps=3))
+    list(model.rollout(bend, 4, first=first, context_guidance=2.0, label_guidance=1.25))
+    list(model.rollout(bend, 4, first=first))
+    default = CONFIG.context_guidance
+    assert seen == [(*scales, 60, 3), (2.0, 1.25, 0, None),
+                    (default, default if together else 1.0, 0, None)]
 
 
-def test_noise_on_the_context_is_told_and_changes_the_film(long_model, bend):
-    first = normal(1, 1, 4, 4, 4)
-    a, b = (torch.cat(list(long_model.rollout(bend, 4, first=first, augment=tau)), dim=1) for tau in (0, 200))
-    assert not torch.allclose(a, b)
+# -- interpolation --------------------------------------------------------------------------------
+
+def between(context=None, **_):
+    """The linear interpolation of the two ends in the context: a target that is known."""
+    ends = context[:, :-1, [0, -1]].transpose(1, 2)                    # b 2 c h w
+    share = torch.linspace(0, 1, 5).view(1, 5, 1, 1, 1)
+    return ends[:, :1] + share * (ends[:, 1:] - ends[:, :1])
 
 
-def test_interpolation_keeps_the_key_frames_and_hears_its_regime(long_model, bend):
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_interpolated_frames_stand_between_their_key_frames_in_order(long_model, bend, batch, anchored):
+    fake, _ = with_target(long_model, "interpolation", between, anchored=anchored)
+    keys = 4 * torch.arange(4.0).view(1, 4, 1, 1, 1) + torch.tensor([0.0, 100.0]).view(2, 1, 1, 1, 1)
+    z = fake.interpolate(keys.expand(2, 4, 4, 4, 4), bend.repeat(2, 1), 0, steps=2, batch=batch)
+    assert z.shape == (2, 13, 4, 4, 4) and torch.equal(z[:, ::4, 0, 0, 0], keys[..., 0, 0, 0])
+    expected = torch.arange(13.0) + torch.tensor([[0.0], [100.0]])
+    assert torch.allclose(z[:, :, 1, 2, 3], expected, atol=0.02)
+
+
+def test_each_window_of_interpolation_has_its_regime_its_labels_and_its_noise(
+        long_model, bend, monkeypatch):
+    seen = []
+
+    def keep(self, stage, labels, known, mask, noise, generators, regime, steps):
+        seen.append((labels, noise, regime))
+        assert stage == "interpolation" and mask.tolist() == [[1, 0, 0, 0, 1]] * len(known)
+        return known
+    monkeypatch.setattr(VideoLDM, "sample_with_context", keep)
+    labels = torch.cat([bend, long_model.labels(action="wave")])
+    long_model.interpolate(normal(2, 3, 4, 4, 4), labels, 1, seed=6, batch=3)
+    windows, noise, regimes = (torch.cat(column) for column in zip(*seen))
+    assert torch.equal(windows, labels[[0, 0, 1, 1]]) and regimes.tolist() == [1, 1, 1, 1]
+    for i in range(4):
+        expected = torch.randn(5, 4, 4, 4, generator=rng(6, 1_000_001, i))
+        assert torch.equal(noise[i], expected)
+
+
+def test_a_smooth_video_is_regime_0_on_the_key_frames_then_regime_1(long_model, bend, monkeypatch):
+    regimes = []
+    plain = VideoLDM.interpolate
+
+    def keep(self, z, labels, regime, seed):
+        regimes.append((regime, z.shape[1], seed))
+        return plain(self, z, labels, regime, seed, steps=1)
+    monkeypatch.setattr(VideoLDM, "interpolate", keep)
+    video = long_model.smooth_video(bend, seed=1)
+    assert regimes == [(0, 4, 1), (1, 13, 1)]
+    assert video.shape == (1, 16 * (CONFIG.frames - 1) + 1, 3, 16, 16) and video.abs().max() <= 1
+
+
+def test_real_interpolation_layers_depend_on_their_regime(long_model, bend):
     z = normal(1, 3, 4, 4, 4)
-    film = long_model.interpolate(z, bend, 0, steps=2)
-    assert film.shape == (1, 9, 4, 4, 4) and torch.equal(film[:, ::4], z)
-    between = [k for k in range(9) if k % 4]
-    assert not torch.allclose(long_model.interpolate(z, bend, 1, steps=2)[:, between], film[:, between], atol=1e-3)
-    assert torch.allclose(long_model.interpolate(z, bend, 0, steps=2, batch=1), film, atol=1e-4)
+    videos = [long_model.interpolate(z, bend, regime, steps=2) for regime in (0, 1)]
+    inner = [k for k in range(9) if k % 4]
+    assert not torch.allclose(videos[0][:, inner], videos[1][:, inner], atol=1e-3)
 
 
-def test_a_window_of_interpolation_answers_what_is_known_at_its_ends(long_model, bend):
-    known, noise = normal(1, 5, 4, 4, 4), normal(1, 5, 4, 4, 4, seed=1)
-    z = long_model.sample_with_context("interpolation", bend, known, context_mask(5, 1, 1)[None], noise, [rng(0, 0, 0)],
-                                regime=torch.tensor([0]), steps=3, eta=0.0)
-    assert torch.allclose(z[:, [0, 4]], known[:, [0, 4]], atol=1e-4) and not torch.allclose(z[:, 2], known[:, 2], atol=0.1)
-
-
-def test_one_call_goes_from_noise_to_thirteen_frames_times_four(long_model, bend):
-    film = long_model.smooth_video(bend, seed=1)
-    assert film.shape == (1, 16 * (CONFIG.frames - 1) + 1, 3, 16, 16) and film.abs().max() <= 1
-
-
-def test_the_temporal_decoder_decodes_in_parts(long_model):
-    z = normal(1, 11, 4, 4, 4)
-    with torch.no_grad():
-        whole = long_model.decoder(z)
-        parts = list(long_model.decoder.chunks(z, frames=4, overlap=3))
-        assert [part.shape[1] for part in parts] == [4, 4, 3] and torch.cat(parts, 1).shape == whole.shape
-        assert torch.equal(torch.cat(list(long_model.decoder.chunks(z, frames=11)), 1), whole)
-        plain = VideoDecoder(long_model.autoencoder)(z)
-    assert not torch.allclose(whole, plain, atol=1e-3)
-    with pytest.raises(ValueError, match="at least one place or frame"):
-        next(long_model.decoder.chunks(z, frames=0))
-
-
-def test_with_an_upsampler_the_film_comes_four_times_as_large(long_model, bend, tmp_path):
+def test_with_an_upsampler_the_video_is_four_times_as_large(long_model, bend, tmp_path):
     with pytest.raises(ValueError, match="hold no upsampler"):
         long_model.smooth_video(bend, kind="pixel")
     theta = shaken(Upsampler(UpsamplerConfig(channels=(8, 16), emb_channels=16)), 0.02)
     theta.save_pretrained(tmp_path / "upsampler" / "image")
-    insert(theta, conv=SidewaysConv, attention=None).save_pretrained(tmp_path / "upsampler" / "temporal")
+    layers = insert(theta, conv=SidewaysConv, attention=None)
+    layers.save_pretrained(tmp_path / "upsampler" / "temporal")
     model = copy(long_model)
     model.folder = tmp_path
-    small, large = model.smooth_video(bend, steps=2), model.smooth_video(bend, steps=2, kind="pixel")
+    small, large = (model.smooth_video(bend, seed=2, steps=2, kind=kind) for kind in (None, "pixel"))
     assert large.shape == (*small.shape[:3], 64, 64)
-    assert torch.equal(large, VideoUpsampler.from_pretrained(tmp_path)(small))
+    assert torch.equal(large, VideoUpsampler.from_pretrained(tmp_path, device="cpu")(small, seed=2))
+    model.folder = None
+    with pytest.raises(ValueError, match="came from no folder"):
+        model.upsampler()
+
+
+# -- other backbones and layers -------------------------------------------------------------------
+
+class Shift(torch.nn.Module):
+    """A reader's own layer: adds a part of the frame before."""
+
+    def __init__(self, point, strength=0.5):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((point.channels, 1, 1, 1), strength))
+
+    def forward(self, z, clip):
+        return z + self.scale * z.roll(1, dims=2)
+
+
+def test_a_readers_own_layer_class_loads_beside_layers_of_ours(whole_folder, bend, tmp_path):
+    shutil.copytree(whole_folder, tmp_path / "own")
+    theta = tiny_unet()
+    insert(theta, attention=Shift).save_pretrained(tmp_path / "own" / "temporal")
+    with pytest.raises(ValueError, match="Shift"):
+        VideoLDM.from_pretrained(tmp_path / "own", "cpu")
+    model = VideoLDM.from_pretrained(tmp_path / "own", "cpu", attention=Shift)
+    kinds = {type(mix.layer).__name__ for mix in model.layers.mixes.values()}
+    assert kinds == {"TemporalConv", "Shift"}
+    assert model.generate(bend, steps=1).isfinite().all()
+    others = {type(mix.layer).__name__ for mix in model.stage("prediction").layers.mixes.values()}
+    assert others == {"TemporalConv", "TemporalAttention"}
+
+
+@pytest.fixture(scope="module")
+def diffusers_backbone():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    theta = diffusers.UNet2DConditionModel(
+        sample_size=4, in_channels=4, out_channels=4, block_out_channels=(16, 32),
+        layers_per_block=1, cross_attention_dim=8, attention_head_dim=8, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    return shaken(theta, 0.02).eval()
+
+
+def test_a_diffusers_backbone_generates_from_text_and_is_saved_and_loaded(
+        diffusers_backbone, model, tmp_path):
+    layers = shaken(insert(diffusers_backbone, text_channels=8), 0.1).eval()
+    config = replace(PipelineConfig(), pixels=16, frames=3, steps=2)
+    sd = VideoLDM(model.autoencoder, diffusers_backbone, layers, config, prediction="eps",
+                  schedule=Schedule.scaled_linear())
+    labels, text, null_text = sd.labels(), normal(1, 5, 8), normal(1, 5, 8, seed=1)
+    assert labels.shape == (1, 0)
+    how = dict(text=text, null_text=null_text, label_guidance=3.0)
+    video = sd.generate(labels, **how)
+    assert video.shape == (1, 3, 3, 16, 16)
+    assert not torch.allclose(sd.generate(labels, **how | {"text": normal(1, 5, 8, seed=2)}), video)
+    assert not torch.allclose(sd.generate(labels, **how | {"null_text": text}), video)
+    with pytest.raises(ValueError, match="null_text"):
+        sd.generate(labels, text=text, label_guidance=3.0)
+    sd.save_pretrained(tmp_path)
+    layers.remove()
+    again = VideoLDM.from_pretrained(tmp_path, "cpu", prediction="eps",
+                                     schedule=Schedule.scaled_linear())
+    assert torch.equal(again.generate(labels, **how), video)
+
+
+def test_the_decoder_of_a_folder_is_the_temporal_one(long_model, model):
+    z = normal(1, 3, 4, 4, 4)
+    assert long_model.decoder.net is not None and model.decoder.net is None
+    plain = VideoDecoder(long_model.autoencoder)(z).clamp(-1, 1)
+    assert not torch.allclose(long_model.decode(z), plain, atol=1e-3)
+    assert torch.allclose(model.decode(z), plain, atol=1e-5)
+    assert model.theta.config == UNET

@@ -99,8 +99,8 @@ def test_frames_whose_small_frames_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("how, says", [
     (dict(tile=16), "a tile is"), (dict(tile=(16,)), "a tile is"), (dict(tile=(8, 9)), "multiples of 2"),
-    (dict(tile=(8, 8), margin=3), "multiples of 2"), (dict(tile=(0, 8)), "at least one place"),
-    (dict(frames=0), "at least one place"), (dict(steps=0), "steps must lie"), (dict(tau_gamma=101), "tau_gamma is"),
+    (dict(tile=(8, 8), margin=3), "multiples of 2"), (dict(tile=(0, 8)), "at least one position"),
+    (dict(frames=0), "at least one position"), (dict(steps=0), "steps must lie"), (dict(tau_gamma=101), "tau_gamma is"),
     (dict(tau_gamma=0.5), "tau_gamma is")])
 def test_what_makes_no_sense_is_refused_before_a_file_is_opened(how, says):
     with pytest.raises(ValueError, match=says):
@@ -210,7 +210,7 @@ def test_tiles_keep_each_place_once_and_see_their_margin(size, tile, overlap):
     assert [at for _, kept in spans for at in range(kept.start, kept.stop)] == list(range(size))
     for seen, kept in spans:
         assert (seen.start, seen.stop) == (max(0, kept.start - overlap), min(size, kept.stop + overlap))
-    with pytest.raises(ValueError, match="at least one place"):
+    with pytest.raises(ValueError, match="at least one position"):
         tiles(size, 0, overlap)
 
 

@@ -1,117 +1,166 @@
-"""Context: which frames of a clip are given, how the network is told them, and the windows of long films.
+"""Context frames: the mask m_S, the condition c_S, and the windows of long videos.
 
-Paper: section 3.2, 3.3, eq. (3), Fig. 4. A model that is told some frames of its clip makes the others: the first S of
-them given, it predicts; both ends given, it interpolates. Chapters 06 and 07 walk it.
+Paper: sections 3.2 and 3.3, eq. (3), Fig. 4. A model that is conditioned on some frames of a clip
+generates the others. With the first S frames as context it predicts; with the first and the last
+one it interpolates. Chapters 06 and 07 walk through this module.
 """
+
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from .blocks import zero_init
+from .diffusion import Denoiser, Schedule
 
 
-def context_mask(frames, first=0, last=0):
-    """m_S: 1 on frames that are given, 0 on those to make -> (frames,) float.
+def context_mask(frames: int, first: int = 0, last: int = 0) -> Tensor:
+    """m_S: 1 on context frames, 0 on frames to generate -> (frames,) float.
 
-    None given: (0, 0). Prediction: the first S. Interpolation: the first one and the last one.
+    first, last: how many frames at either end are context. (0, 0): none; (S, 0): prediction;
+    (1, 1): interpolation. Raises ValueError for more context frames than there are frames.
     """
     if first < 0 or last < 0 or first + last > frames:
         raise ValueError(f"cannot give {first} first and {last} last of {frames} frames")
-    at = torch.arange(frames)
-    return ((at < first) | (at >= frames - last)).float()
+    index = torch.arange(frames)
+    return ((index < first) | (index >= frames - last)).float()
 
 
-def context(z, mask, keep=None, eps=None):
-    """c_S = (m_S * z, m_S), channels beside channels. z (b t c h w) clean, mask (b t) -> (b c+1 t h w).
+def context_condition(
+    z: Tensor, mask: Tensor, alpha_tau: Tensor | None = None, eps: Tensor | None = None
+) -> Tensor:
+    """c_S = (m_S o z, m_S), concatenated along channels: z (b t c h w) -> (b c+1 t h w).
 
-    keep (b,), eps like z: noise augmentation, c_S = m_S * (keep z + sqrt(1 - keep^2) eps, keep).
-    MINI: the network is told how much noise there is by the mask itself: what is given counts `keep`, not 1.
+    z: clean latents, of which only the context frames enter. mask (b t): m_S. alpha_tau (b,) and
+    eps (like z): noise augmentation of the context at the noise level alpha_tau of each clip.
     """
-    if keep is None:
-        keep = torch.ones(len(z), device=z.device)
+    if alpha_tau is None:
+        level = z.new_ones(len(z), 1, 1, 1, 1)
     else:
-        keep = keep.to(z.dtype)
-        z = keep[:, None, None, None, None] * z + (1 - keep ** 2).sqrt()[:, None, None, None, None] * eps
+        level = rearrange(alpha_tau.to(z), "b -> b 1 1 1 1")
+        # z_tau = alpha_tau z + sigma_tau eps, with sigma_tau = sqrt(1 - alpha_tau^2)
+        z = level * z + (1 - level**2).sqrt() * eps
     mask = rearrange(mask.to(z), "b t -> b 1 t 1 1")
-    told = (mask * keep[:, None, None, None, None]).expand(-1, -1, -1, *z.shape[3:])
-    # c_S = (m_S o z, m_S)                                                                    paper, section 3.2
-    return torch.cat([mask * rearrange(z, "b t c h w -> b c t h w"), told], dim=1)
+    # MINI: the mask itself states the noise level: it is alpha_tau, not 1, on a noisy context frame
+    mask_channel = (mask * level).expand(-1, -1, -1, *z.shape[3:])
+    # c_S = (m_S o z, m_S)                                                     paper, section 3.2
+    return torch.cat([mask * rearrange(z, "b t c h w -> b c t h w"), mask_channel], dim=1)
 
 
-def linear_interpolation(x):
-    """The linear_interpolation line in time from the first frame to the last: a blend. (b t c h w) -> like x."""
+def linear_interpolation(x: Tensor) -> Tensor:
+    """The straight line in time from the first frame to the last one: (b t ...) -> like x."""
     share = torch.linspace(0, 1, x.shape[1], device=x.device, dtype=x.dtype)
-    return x[:, :1].lerp(x[:, -1:], share[:, None, None, None])
+    share = share.view(-1, *[1] * (x.ndim - 2))
+    # x_0 + t / (T - 1) (x_{T-1} - x_0)
+    return x[:, :1].lerp(x[:, -1:], share)
 
 
-def anchored(schedule, denoise, known):
-    """A v-denoiser whose answer at both ends is what is known there, and between them off by what its own ends are not.
+def anchored_denoiser(schedule: Schedule, denoise: Denoiser, known: Tensor) -> Denoiser:
+    """A v-denoiser that is exact on the first and the last frame, which are known.
 
-    MINI: of an interpolation only the departure from the blend of its ends is asked of the network. What it gets wrong
-    at the ends, where the answer is known, it gets wrong between them as well: that line is taken off. So no part of
-    it is spent on copying the ends to the digit; the paper has no such step. known (b t c h w): clean, ends only count.
+    denoise: predicts v (b t c h w) of a whole window. known (b t c h w): clean latents, of which
+    only both end frames count. The error of the prediction at both ends, where v is known, is
+    interpolated linearly in time and subtracted from all frames.
     """
-    def denoise_anchored(z, tau):
+
+    # MINI: not in the paper. The network only has to predict how frames depart from the linear
+    # interpolation of the ends, and spends no capacity on copying the ends exactly
+
+    def denoise_anchored(z: Tensor, tau: Tensor) -> Tensor:
         alpha_tau, sigma_tau = schedule.at(tau, z)
         y = denoise(z, tau)
-        # z = alpha_tau x + sigma_tau eps and v = alpha_tau eps - sigma_tau x, so v = (alpha_tau z - x) / sigma_tau
-        return y - linear_interpolation(y - (alpha_tau * z - known) / sigma_tau)
+        # z = alpha_tau x + sigma_tau eps and v = alpha_tau eps - sigma_tau x give
+        # v = (alpha_tau z - x) / sigma_tau
+        v = (alpha_tau * z - known) / sigma_tau
+        return y - linear_interpolation(y - v)
+
     return denoise_anchored
 
 
 class LearnedDownsampling(nn.Conv2d):
-    """c_S (b c+1 t h w), resized to the insertion_points of a layer, through a convolution of the layer's own (paper, Fig. 4).
+    """c_S at the resolution and width of a temporal layer (paper, Fig. 4): one for each layer.
 
-    MINI: mean of the insertion_points for the resizing, 3x3, added to what the layer sees. No bias and zeros at first: an
-    untrained c_S, a mask of zeros and no context at all are the same to the bit.
+    c_S (b context_channels t H W), height h, width w -> (b channels t h w).
     """
 
-    def __init__(self, context_channels, channels):
+    # MINI: average pooling to the layer's resolution, then a 3x3 convolution whose output is added
+    # to the layer's input. Without a bias, and with weights that start at zero, so that an
+    # untrained c_S, a mask of zeros and no context at all give exactly the same output
+
+    def __init__(self, context_channels: int, channels: int) -> None:
         super().__init__(context_channels, channels, 3, padding=1, bias=False)
         zero_init(self)
 
-    def forward(self, c, height, width):
+    def forward(self, c: Tensor, height: int, width: int) -> Tensor:
         frames = rearrange(c, "b c t h w -> (b t) c h w")
         small = super().forward(F.adaptive_avg_pool2d(frames, (height, width)))
         return rearrange(small, "(b t) c h w -> b c t h w", t=c.shape[2])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Windows: which frames each call of a model is given, and which it makes, and the parts of long films. Pure functions.
+# --------------------------------------------------------------------------------------------------
+# Windows: the frames that each call of a model is conditioned on and the frames that it generates.
+# Pure functions of integers.
 
-def prediction_windows(frames, window, context=2, done=1):
-    """The rollout of section 3.2: frame 0 is there; then S = 1, then S = `context` -> [(given, made)], lists of frames.
+Window = tuple[list[int], list[int]]
 
-    Each frame but the `done` first is made exactly once; given ones exist already. The last window may make fewer.
+
+def prediction_windows(frames: int, window: int, context: int = 2, done: int = 1) -> list[Window]:
+    """The rollout of section 3.2 -> [(context frames, new frames)] of each call, frame numbers.
+
+    frames: length of the video. window: frames of one call. The first `done` frames exist already
+    and are the context of the first call (at most `context` of them); later calls take the last
+    `context` frames. Context frames always exist, every other frame is generated exactly once and
+    in order, and the last call may contribute fewer. Raises ValueError unless 1 <= context < window
+    and done >= 1.
     """
     if not 1 <= context < window or done < 1:
-        raise ValueError(f"a window of {window} frames can be given 1 to {window - 1} frames, got {context} of {done}")
+        raise ValueError(
+            f"a window of {window} frames can be given 1 to {window - 1} frames, "
+            f"got {context} of {done}"
+        )
     windows = []
     while done < frames:
-        given = list(range(max(0, done - context), done))
-        made = list(range(done, min(frames, given[0] + window)))
-        windows.append((given, made))
-        done = made[-1] + 1
+        start = max(0, done - context)
+        end = min(frames, start + window)
+        windows.append((list(range(start, done)), list(range(done, end))))
+        done = end
     return windows
 
 
-def interpolation_windows(frames, factor=4):
-    """One pass of section 3.3 -> [(given, made)]: frame k becomes frame factor * k, factor - 1 between two of them.
+def interpolation_windows(frames: int, factor: int = 4) -> list[Window]:
+    """One pass of section 3.3 -> [(context frames, new frames)] of each call, frame numbers.
 
-    n frames become factor * (n - 1) + 1.
+    Key frame k becomes frame factor * k, with factor - 1 new frames after it: n key frames become
+    factor * (n - 1) + 1 frames. Raises ValueError for fewer than two frames or a factor below 2.
     """
     if frames < 2 or factor < 2:
-        raise ValueError(f"interpolation needs two frames and a factor of at least 2, got {frames} and {factor}")
-    return [([factor * k, factor * (k + 1)], list(range(factor * k + 1, factor * (k + 1)))) for k in range(frames - 1)]
+        raise ValueError(
+            f"interpolation needs two frames and a factor of at least 2, got {frames} and {factor}"
+        )
+    windows = []
+    for start in range(0, factor * (frames - 1), factor):
+        end = start + factor
+        windows.append(([start, end], list(range(start + 1, end))))
+    return windows
 
 
-def tiles(size, tile, overlap):
-    """A film's length, or one side of a frame, in overlapping parts -> [(what is seen, what of it is kept)], slices.
+def tiles(size: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
+    """Overlapping parts of a video's frames, or of one side of a frame -> [(input, kept)] slices.
 
-    Each place is kept exactly once; what is seen reaches `overlap` further on both sides, where there is any.
+    Every index lies in exactly one `kept` slice, of `tile` indices; `input` extends it by `overlap`
+    on both sides, as far as there is any. Raises ValueError for a tile below 1 or an overlap
+    below 0.
     """
     if tile < 1 or overlap < 0:
-        raise ValueError(f"a part has at least one place or frame and no negative overlap, got {tile} and {overlap}")
-    return [(slice(max(0, at - overlap), min(size, at + tile + overlap)), slice(at, min(size, at + tile)))
-            for at in range(0, size, tile)]
+        raise ValueError(
+            f"a part has at least one position or frame and no negative overlap, "
+            f"got {tile} and {overlap}"
+        )
+    parts = []
+    for start in range(0, size, tile):
+        end = min(size, start + tile)
+        extended = slice(max(0, start - overlap), min(size, end + overlap))
+        parts.append((extended, slice(start, end)))
+    return parts

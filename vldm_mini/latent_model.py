@@ -41,7 +41,7 @@ class PipelineConfig:
     # smaller error than forty even steps of order 1
     context_order: int = 1                    # 2: DPM-Solver++ 2M
     context_power: float = 1.0                # of ddim_times; above 1: more steps at low tau
-    # MINI: interpolation predicts the departure from a linear interpolation (context.anchored)
+    # MINI: interpolation predicts the departure from a line in time (context.anchored_denoiser)
     anchored: bool = False
 
 

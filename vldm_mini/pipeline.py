@@ -22,7 +22,12 @@ from torch import Tensor, nn
 
 from . import machine
 from .autoencoder import Autoencoder, VideoDecoder
-from .context import anchored, context, context_mask, prediction_windows
+from .context import (
+    anchored_denoiser,
+    context_condition,
+    context_mask,
+    prediction_windows,
+)
 from .diffusion import (
     Schedule,
     chained_guidance,
@@ -229,13 +234,13 @@ class VideoLDM(LatentModel):
         model, config = self.stage(stage), self.config
         keep = self.schedule.alpha_tau[augment].expand(len(known)).to(known) if augment else None
         eps = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
-        c = context(known, mask, keep, eps).to(self.dtype)
+        c = context_condition(known, mask, keep, eps).to(self.dtype)
         chain = [self._denoiser(model, self._null_labels(labels), regime=regime),
                  self._denoiser(model, labels, regime=regime),
                  self._denoiser(model, labels, regime=regime, context=c)]
         denoise = self._as_v(chained_guidance(chain, [label_guidance, context_guidance]))
         if stage == "interpolation" and config.anchored:
-            denoise = anchored(self.schedule, denoise, known)
+            denoise = anchored_denoiser(self.schedule, denoise, known)
         times = ddim_times(config.steps if steps is None else steps, self.schedule.num_steps,
                            config.context_power)
         order = 1 if eta else config.context_order
