@@ -19,10 +19,10 @@ from .. import machine, weights
 from ..autoencoder import Autoencoder
 from ..boxes import box_map
 from ..datasets import driving, video
+from ..datasets.driving import DrivingClip
 from .randomness import BatchRandom
 from .sizes import Size
 
-DrivingClip = driving.DrivingClip
 Words = tuple                                 # (("action", ("bend", ...)), ...): labels and classes
 
 

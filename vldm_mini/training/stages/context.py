@@ -8,9 +8,10 @@ import torch
 
 from ... import machine
 from ...datasets import driving
+from ...datasets.driving import DrivingClip
 from ...temporal import TemporalLayers, VideoModel, extend
 from ...unet import UNet
-from ..data import DrivingClip, Latents, cached_latents
+from ..data import Latents, cached_latents
 from ..loop import Objective, Watch
 from ..losses import (
     ContextMaker,

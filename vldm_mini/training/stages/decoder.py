@@ -15,8 +15,9 @@ from ...autoencoder import (
     hinge_decoder_loss,
 )
 from ...datasets import driving
+from ...datasets.driving import DrivingClip
 from ...temporal import TemporalLayers, insert
-from ..data import DrivingClip, FrameStore, fingerprint, load_clips, rendered, to_float
+from ..data import FrameStore, fingerprint, load_clips, rendered, to_float
 from ..loop import Objective, Watch
 from ..randomness import BatchRandom
 from ..sizes import Size

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ... import machine, weights
 from ...autoencoder import Autoencoder
 from ...datasets import driving, video
+from ...datasets.driving import DrivingClip
 from ...diffusion import denoising_error
 from ...temporal import TemporalLayers, VideoModel, insert
 from ...upsampler import (
@@ -24,7 +25,7 @@ from ...upsampler import (
     detail,
     shrunk,
 )
-from ..data import DrivingClip, FrameStore, fingerprint, rendered, to_float
+from ..data import FrameStore, fingerprint, rendered, to_float
 from ..loop import Objective, Watch
 from ..losses import LossOptions, draw_tau
 from ..randomness import BatchRandom
