@@ -27,8 +27,8 @@ class Reading:
     """What was read from one file.
 
     frames: uint8 (t h w 3). fps: of `frames`. source_fps: of the file, before any choice of frames.
-    damage: what is wrong with the file, in words; empty if it is whole. uneven: whether the
-    spacing of its frames in time varies by more than half.
+    damage: what is wrong with the file, in words; empty if it is whole. uneven: whether its frames
+    are far from evenly spaced in time.
     """
 
     frames: Tensor
@@ -195,16 +195,12 @@ class Decoder:
         return intervals / span
 
     def uneven(self) -> bool:
-        """Whether some frame stays less than half, or more than one and a half times, as usual.
+        """Whether some frame is more than one and a half intervals away from even spacing.
 
-        The resolution of the time stamps is allowed for.
+        A dropped frame, or one whose time stamp is off by an interval (as in mpg), is not uneven.
         """
-        if len(self.times) < 3:
-            return False
-        spacing = np.diff(self.times)
-        usual = float(np.median(spacing))
-        allowed = 0.5 * usual + min(self.tick, 0.4 * usual)
-        return bool(np.abs(spacing - usual).max() > allowed)
+        even = np.linspace(self.times[0], self.times[-1], len(self.times))
+        return bool(np.abs(self.times - even).max() > 1.5 / self.fps())
 
     def damage(self) -> str:
         """What is wrong with the file, in words; empty if nothing is."""
@@ -213,7 +209,7 @@ class Decoder:
         seconds = len(self.times) / self.fps()
         expected = max((self.container.duration or 0) / 1e6, seconds)
         # sound may be longer than the pictures: what counts is where the last packet of all ends
-        ends_early = self._reached < 0.9 * expected
+        ends_early = max(self._reached, seconds) < 0.9 * expected
         found = []
         if ends_early or self._breaks_off or self._last_is_corrupt:
             found.append("it may be cut short")

@@ -94,7 +94,8 @@ def remarks(named: Sequence[tuple[str, Reading]], fps: float | None) -> list[str
     if fps is None:
         found += _uneven_times(named)
     else:
-        slower = [name for name, one in named if one.source_fps < 0.95 * fps]
+        slower = [name for name, one in named
+                  if one.source_fps < 0.95 * fps and not one.uneven]
         if slower:
             found.append(f"frames repeat, because fps={fps:g} is more than the frame rate of "
                          f"{', '.join(slower)}")
