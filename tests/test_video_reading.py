@@ -6,13 +6,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
 
 from vldm_mini.datasets import video
 from vldm_mini.datasets.video import decoding, frames, loading
 
 from .video_files import (
     CODECS,
+    Image,
+    av,
     cut_to,
     grey,
     noise,
@@ -23,8 +24,6 @@ from .video_files import (
     write_frames,
     write_sound,
 )
-
-av = pytest.importorskip("av")
 
 
 @pytest.fixture
@@ -120,6 +119,7 @@ def test_scaling_agrees_with_pillow(shape, size, allowed):
     rows = np.sin(np.arange(shape[0]) / 9)[:, None, None]
     columns = np.cos(np.arange(shape[1]) / 7)[None, :, None]
     pixels = (127 + 60 * (rows + columns) * np.array([1.0, 0.5, -1.0])).astype(np.uint8)
+    ImageOps = pytest.importorskip("PIL.ImageOps")
     expected = ImageOps.fit(Image.fromarray(pixels), size[::-1], Image.Resampling.BICUBIC)
     off = frames.fit(pixels, size).int() - torch.from_numpy(np.array(expected)).int()
     assert off.abs().max() <= allowed

@@ -3,9 +3,11 @@
 import struct
 from fractions import Fraction
 
-import av
 import numpy as np
-from PIL import Image
+import pytest
+
+av = pytest.importorskip("av")
+Image = pytest.importorskip("PIL.Image")
 
 CODECS = {".mp4": "mpeg4", ".avi": "ffv1", ".mkv": "ffv1", ".mov": "mpeg4", ".webm": "libvpx",
           ".gif": "gif", ".mpg": "mpeg1video"}
