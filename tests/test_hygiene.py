@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vldm_mini import cli as commands
+from vldm_mini import report
 from vldm_mini.teaching import exercises
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,7 +198,7 @@ def test_diffusion_time_is_tau_since_t_is_the_frame_axis():
 
 # ------------------------------------------------------------------------------------------------------------- size
 
-GROUND = ("diffusion", "blocks", "unet", "temporal", "autoencoder", "context", "upsampler",
+GROUND = ("diffusion", "blocks", "unet", "temporal", "insertion", "autoencoder", "context", "upsampler",
           "latent_model", "pipeline", "boxes")
 
 
@@ -220,7 +220,7 @@ def test_the_ground_floor_is_read_in_an_evening():
 
 
 def test_every_choice_of_ours_can_be_listed_with_its_reason():
-    marks = commands.mini_marks()
+    marks = report.mini_marks()
     assert marks and all(len(text) > 10 for _, _, text in marks)
     assert {file for file, _, _ in marks} >= {"vldm_mini/temporal.py", "vldm_mini/unet.py"}
     everywhere = sum(file.read_text(encoding="utf-8").count("MINI: ") for file in PACKAGE)

@@ -34,7 +34,7 @@ def test_every_public_name_is_there_and_is_listed_for_tab_completion():
 def test_every_module_of_the_package_that_a_user_needs_is_public():
     found = {file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__")}
     found |= {folder.parent.name for folder in PACKAGE.glob("*/__init__.py")}
-    assert found - {"cli", "files", "report"} == set(vldm_mini._MODULES)
+    assert found - {"arguments", "cli", "files", "layer_classes", "report", "sample"} == set(vldm_mini._MODULES)
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():
@@ -76,8 +76,8 @@ def folder(name):
     return {module for module in MODULES if f"{module}.".startswith(f"{name}.")}
 
 
-TOOLS = {"weights", "machine", "files"}      # files and hardware: nothing of the paper
-NETWORKS = {"blocks", "unet", "temporal", "autoencoder", "context", "upsampler"}
+TOOLS = {"weights", "machine", "files", "layer_classes"}      # files and hardware: nothing of the paper
+NETWORKS = {"blocks", "unet", "insertion", "temporal", "autoencoder", "context", "upsampler"}
 GROUND = {"diffusion", "latent_model", "pipeline", "boxes", *NETWORKS, *TOOLS}
 DATA, TRAINING, EVALUATION = folder("datasets"), folder("training"), folder("evaluation")
 TEACHING, LAB = folder("teaching"), folder("lab")
@@ -90,8 +90,10 @@ MAY_KNOW = {
     "machine": set(),
     "report": {"machine", "datasets.video"},
     "unet": {"blocks", "diffusion", "weights"},
-    "context": {"blocks"},
-    "temporal": {"blocks", "context", "weights"},
+    "context": {"blocks", "diffusion"},
+    "layer_classes": set(),
+    "insertion": {"blocks", "layer_classes", "weights"},
+    "temporal": {"blocks", "context", "diffusion", "insertion", "layer_classes", "weights"},
     "autoencoder": {"blocks", "context", "temporal", "weights"},   # the temporal decoder, in parts
     "upsampler": NETWORKS | TOOLS | {"diffusion"},
     "latent_model": NETWORKS | TOOLS | {"diffusion"},
@@ -105,6 +107,8 @@ MAY_KNOW = {
     "evaluation": GROUND | DATA | TRAINING | EVALUATION,
     "teaching": GROUND | DATA | EVALUATION | TEACHING,
     "lab": GROUND | DATA | TRAINING | EVALUATION | TEACHING | LAB,
+    "arguments": set(),
+    "sample": set(MODULES),
     "cli": set(MODULES),
     "__main__": {"cli"},
 }
@@ -152,7 +156,7 @@ def known(name):
 
 def test_the_graph_sees_relative_absolute_and_inner_imports():
     assert "datasets.video" in known("report") and "blocks" in known("unet")
-    assert "training.loop" in known("training") and "pipeline" in known("cli")
+    assert "training.loop" in known("training") and "pipeline" in known("sample")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -99,6 +99,12 @@ def threads() -> int:
     return max(1, int(min(limits)))
 
 
+def set_threads() -> None:
+    """Let torch use as many threads as `threads` says, and no more."""
+    import torch
+    torch.set_num_threads(threads())
+
+
 def quota(root: Path | str = "/sys/fs/cgroup",
           own: Path | str = "/proc/self/cgroup") -> float | None:
     """Cores that the cgroup (version 1 or 2) grants; None where nothing is limited or known.

@@ -206,3 +206,28 @@ def _describe_format(probed: dict[str, Any]) -> str:
     fp32, bf16 = probed["fp32_gflops"], probed["bf16_gflops"]
     speeds = "" if fp32 is None else f"; {fp32:.1f} and {bf16:.1f} GFLOP/s in fp32 and bf16"
     return f"{probed['precision']} ({probed['why']}{speeds})"
+
+
+def mini_marks() -> list[tuple[str, int, str]]:
+    """[(file, line, reason)] of every `# MINI:` mark: what we chose, or do not as the paper does.
+
+    In a comment, the reason runs to the end of the comment; in a docstring, to a blank line, the
+    next mark or the end.
+    """
+    found = []
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        for mark in re.finditer(r"(# )?\bMINI:[ ]", text):
+            line_start = text.rfind("\n", 0, mark.start()) + 1
+            code_before = text[line_start:mark.start()].strip()
+            if not mark[1]:
+                end = r'\n *\n|"""|MINI:[ ]'                 # in a docstring
+            elif code_before:
+                end = r"\n"                                  # a comment behind code: one line
+            else:
+                end = r"\n(?! *# )"
+            reason = re.split(end, text[mark.end():], maxsplit=1)[0]
+            reason = " ".join(re.sub(r"\n *# ", " ", reason).split())
+            line = text.count("\n", 0, mark.start()) + 1
+            found.append((file.relative_to(ROOT).as_posix(), line, reason))
+    return found
