@@ -12,11 +12,11 @@ rate and no resolution of its own. Each pixel is the mean over its square: 32x64
 same picture, and a crop is that part of it. Chapters 03 to 09 use it.
 
 `scene` says which car is where, `geometry` where it appears in the picture, `renderer` paints the
-frames with `filters`, `textures` and `sprites`; `clips` is the set of clips.
+frames with `filters`, `textures` and `sprites`; `dataset` is the set of clips.
 
 MINI: the paper's clips are real. Here light, cars, speed and steering are known exactly.
 """
-from .clips import KEY_FPS, LABEL_NAMES, MOST_CARS, SPLITS, DrivingClip, clips, seeds, summary
+from .dataset import KEY_FPS, LABEL_NAMES, MOST_CARS, SPLITS, DrivingClip, clips, seeds, summary
 from .geometry import (
                        CAMERA_HEIGHT,
                        CAR_SIZE,

@@ -290,14 +290,20 @@ class _FrameWindow:
                 for i in np.argsort(-z) if shown[i]]
 
     def reaches(self, boxes: np.ndarray) -> np.ndarray:
-        """Which boxes (n, 4), in pixels, have something to show in this window: bool (n,).
+        """Which boxes (n, 4), in pixels of the window, have something to show there: bool (n,).
 
-        A glow reaches beyond its lamp; what covers less than a sixth of a pixel is left out.
+        Which objects a frame has is decided for the whole frame, so that a crop has the same: what
+        stands beside the frame or covers less than a sixth of a pixel is left out. A shadow or a
+        glow reaches beyond its object.
         """
-        reach = 0.5 * (boxes[:, 2] - boxes[:, 0])
-        across = (boxes[:, 2] + reach > 0) & (boxes[:, 0] - reach < self.w)
-        upright = (boxes[:, 1] < self.h) & (boxes[:, 3] > 0)
-        return across & upright & ((boxes[:, 2:] - boxes[:, :2]).prod(1) > 1 / 6)
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        whole = boxes + 2 * [self.left, self.top]
+        in_frame = (_overlaps(whole[:, 0], whole[:, 2], 2 * self.height, 0.5 * width)
+                    & _overlaps(whole[:, 1], whole[:, 3], self.height, 0)
+                    & (width * height > 1 / 6))
+        in_window = (_overlaps(boxes[:, 0], boxes[:, 2], self.w, width + 2)
+                     & _overlaps(boxes[:, 1], boxes[:, 3], self.h, 0.7 * height + 2))
+        return in_frame & in_window
 
     def paint(self, image: np.ndarray, thing: _Visible) -> None:
         """Paint an object over image (h, w, 3), in place: its shadow, itself, its lamps."""
@@ -339,16 +345,33 @@ class _FrameWindow:
         """
         fade = min(1, sx / 0.5) * min(1, sy / 0.5)
         sx, sy = max(sx, 0.5), max(sy, 0.5)
-        j0, j1 = max(0, int(y - 3 * sy)), max(0, min(self.h, int(y + 3 * sy) + 1))
-        i0, i1 = max(0, int(x - 3 * sx)), max(0, min(self.w, int(x + 3 * sx) + 1))
+        j0, j1 = self.pixels_between(y - 3 * sy, y + 3 * sy, self.top, self.h)
+        i0, i1 = self.pixels_between(x - 3 * sx, x + 3 * sx, self.left, self.w)
         v = (np.arange(j0, j1, dtype=np.float32) + (0.5 - y)) / sy
         u = (np.arange(i0, i1, dtype=np.float32) + (0.5 - x)) / sx
         weight = fade * np.exp(-0.5 * v ** 2)[:, None] * np.exp(-0.5 * u ** 2)
         return weight[..., None], (slice(j0, j1), slice(i0, i1))
 
+    @staticmethod
+    def pixels_between(low: float, high: float, offset: int, size: int) -> tuple[int, int]:
+        """First pixel and end of a range, in pixels of the window, cut off at its edges.
+
+        The range is rounded in pixels of the whole frame (`offset` is where the window begins), so
+        that it is the same in a crop.
+        """
+        first = max(0, max(0, int(low + offset)) - offset)
+        end = min(size, int(high + offset) + 1 - offset)
+        return first, max(0, end)
+
 
 def _f32(x: np.ndarray | list[float]) -> np.ndarray:
     return np.asarray(x, np.float32)
+
+
+def _overlaps(low: np.ndarray, high: np.ndarray, size: int,
+              margin: np.ndarray | float) -> np.ndarray:
+    """Which intervals from low to high, with a margin on both sides, overlap the one to size."""
+    return (high + margin > 0) & (low - margin < size)
 
 
 def _cover_inside(edge: float, off: np.ndarray, footprint: np.ndarray) -> np.ndarray:
