@@ -1,1 +1,1 @@
-"""Pictures, exercises, the demo page: what notebooks use."""
+"""What notebooks use: pictures, exercises and the demo page."""
