@@ -1,5 +1,6 @@
 """Reading videos: the right frames, at the right times, the right way up; damage is reported."""
 
+import gc
 import warnings
 import weakref
 
@@ -141,6 +142,19 @@ def test_large_frames_are_let_go_as_soon_as_they_are_small(tmp_path, monkeypatch
     monkeypatch.setattr(decoding, "upright", tracked)
     read, _ = video.read_video(write(tmp_path / "clip.mkv", noise(40)), size=8)
     assert read.shape == (40, 8, 8, 3) and len(most) == 40 and max(most) <= 2
+
+
+@pytest.mark.parametrize("options", [{}, {"fps": 5}])
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(tmp_path, options):
+    path = write(tmp_path / "clip.mkv", noise(40))
+    gc.collect()
+    gc.disable()
+    try:
+        video.read_video(path, size=8, **options)
+        alive = sum(isinstance(item, av.VideoFrame) for item in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive <= 2
 
 
 # ------------------------------------------------------------------------------------ orientation

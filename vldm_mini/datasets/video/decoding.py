@@ -71,11 +71,14 @@ def _convert(
         chosen = (frame for _, frame in decoder.frames())
     else:
         chosen = at_rate(decoder.frames(), fps, decoder.tick)
-    shape = None
+    matrix = shape = None
     for frame in islice(chosen, 0, None, stride):
+        if shape is None:
+            # of the first frame only: PyAV keeps every frame whose side data were read until the
+            # next garbage collection, 500 MB of a large video
+            matrix = _display_matrix(frame)
         # MINI: pixels are taken as square, whatever aspect ratio the file states for them
-        pixels = upright(frame.to_ndarray(format="rgb24"), _display_matrix(frame))
-        converted = fit(pixels, size)
+        converted = fit(upright(frame.to_ndarray(format="rgb24"), matrix), size)
         if shape not in (None, converted.shape):
             raise ValueError(f"the frames of {path} differ in size, {shape[0]}x{shape[1]} and then "
                              f"{converted.shape[0]}x{converted.shape[1]}: read them with a size, "
