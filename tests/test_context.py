@@ -121,7 +121,7 @@ def test_layers_without_room_say_so_and_a_wrong_shape_is_an_error():
         model(z, TAU[:1], context=told)
     with pytest.raises(ValueError, match="take no regime: insert them with regimes"):
         model(z, TAU[:1], regime=torch.tensor([0]))
-    with pytest.raises(ValueError, match="5 channels and 4 frames"):
+    with pytest.raises(ValueError, match=r"context must be \(1, 5, 4, h, w\)"):
         told_model()(z, TAU[:1], context=told[:, :, :3])
 
 

@@ -346,7 +346,8 @@ def test_an_own_layer_goes_in_with_one_word_and_its_source_is_saved_beside_its_w
     shaken(model.layers, 0.3)
     y = unet.call(model, z)
     model.layers.save_pretrained(tmp_path, card="# mine\n")
-    assert (tmp_path / "OwnShift.py.txt").read_text().startswith("class OwnShift(nn.Module):")
+    source = (tmp_path / "OwnShift.py.txt").read_text()
+    assert "class OwnShift(nn.Module):" in source and "import torch\n" in source
     assert (tmp_path / "README.md").read_text() == "# mine\n"
     model.layers.remove()
     again = TemporalLayers.from_pretrained(tmp_path, unet.backbone, attention=OwnShift)
@@ -356,7 +357,7 @@ def test_an_own_layer_goes_in_with_one_word_and_its_source_is_saved_beside_its_w
 
 def test_an_own_layer_is_loaded_with_the_class_given_and_no_other(unet, tmp_path):
     insert(unet.backbone, attention=OwnShift).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"attention=OwnShift: give that class .*OwnShift\.py\.txt"):
+    with pytest.raises(ValueError, match=r"attention=OwnShift, .*give it.*OwnShift\.py\.txt"):
         TemporalLayers.from_pretrained(tmp_path, unet.backbone)
 
 

@@ -23,9 +23,9 @@ _PUBLIC = {
     "PipelineConfig": "pipeline", "VideoLDM": "pipeline",
 }
 _MODULES = (
-    "autoencoder", "blocks", "boxes", "context", "datasets", "diffusion", "evaluation", "lab",
-    "latent_model", "machine", "pipeline", "stable_diffusion", "teaching", "temporal", "training", "unet",
-    "upsampler", "weights",
+    "autoencoder", "blocks", "boxes", "context", "datasets", "diffusion", "evaluation",
+    "insertion", "lab", "latent_model", "machine", "pipeline", "stable_diffusion", "teaching",
+    "temporal", "training", "unet", "upsampler", "weights",
 )
 __all__ = sorted([*_PUBLIC, *_MODULES])
 

@@ -39,8 +39,10 @@ from .diffusion import (
     to_eps,
     to_x0,
 )
+from .insertion import saved_names
 from .latent_model import LatentModel, PipelineConfig, check_finite
-from .temporal import TemporalAttention, TemporalConv, TemporalLayers, VideoModel, band
+from .layer_classes import LayerClass
+from .temporal import TemporalLayers, VideoModel, band
 from .unet import UNet
 from .upsampler import VideoUpsampler
 from .weights import CONFIG, load_config, shipped
@@ -66,13 +68,10 @@ def _load_backbone(folder: Path) -> nn.Module:
 
 def _load_layers(folder: Path, backbone: nn.Module, conv=None, attention=None) -> TemporalLayers:
     """Temporal layers of a folder; a reader's own class is used where the folder names it."""
-    path, classes = folder / CONFIG, {"conv": TemporalConv, "attention": TemporalAttention}
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for kind, own in (("conv", conv), ("attention", attention)):
-        # functools.partial has no name of its own
-        if own is not None and saved.get(kind) == getattr(own, "func", own).__name__:
-            classes[kind] = own
-    return TemporalLayers.from_pretrained(folder, backbone, **classes)
+    saved = saved_names(folder) if (folder / CONFIG).is_file() else {}
+    own = {kind: given for kind, given in (("conv", conv), ("attention", attention))
+           if given is not None and LayerClass.of(given).name == saved.get(kind)}
+    return TemporalLayers.from_pretrained(folder, backbone, **own)
 
 
 class VideoLDM(LatentModel):
