@@ -307,6 +307,16 @@ def test_stride_counts_frames_of_the_target_rate(tmp_path):
     assert values(read) == list(range(0, 120, 24)) and fps == 5
 
 
+def test_reading_stops_after_as_many_frames_as_are_wanted(tmp_path, no_warnings):
+    path = write(tmp_path / "clip.mkv", grey(range(100)), fps=30)
+    assert values(video.read_video(path, max_frames=3)[0]) == [0, 1, 2]
+    read, fps = video.read_video(path, fps=15, stride=2, max_frames=3)
+    assert values(read) == [0, 4, 8] and fps == 7.5
+    assert len(video.read_video(path, max_frames=1000)[0]) == 100
+    with pytest.raises(ValueError, match="max_frames is 0: take 1 or more"):
+        video.read_video(path, max_frames=0)
+
+
 def test_pictures_in_a_folder_follow_a_target_rate(tmp_path):
     folder = write_frames(tmp_path / "clip", grey(range(0, 100, 5)))
     read, fps = video.read_frames(folder, fps=5)

@@ -38,7 +38,9 @@ class Reading:
     uneven: bool = False
 
 
-def decode(path: Path, size: Size, fps: float | None, stride: int) -> Reading:
+def decode(
+    path: Path, size: Size, fps: float | None, stride: int, max_frames: int | None = None
+) -> Reading:
     """One video file -> Reading. See `reading.read_video` for the arguments and errors."""
     av = need("av", "reading videos")
     if not path.is_file():
@@ -48,7 +50,7 @@ def decode(path: Path, size: Size, fps: float | None, stride: int) -> Reading:
     try:
         with av.open(str(path)) as container:
             decoder = Decoder(container)
-            frames = list(_convert(decoder, path, size, fps, stride))
+            frames = list(islice(_convert(decoder, path, size, fps, stride), max_frames))
             damage, source_fps = decoder.damage(), decoder.fps()
     except PermissionError as error:
         raise ValueError(f"{path} cannot be read: you lack the permission; change the file's "
@@ -88,7 +90,7 @@ def _convert(
 
 
 def _display_matrix(frame: Any) -> list[int] | None:
-    """The nine numbers by which a player turns or mirrors the frame, if the file holds them."""
+    """The nine numbers by which the frame is to be turned or mirrored, if the file has them."""
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":
             return np.frombuffer(data, np.int32).tolist()
@@ -96,7 +98,7 @@ def _display_matrix(frame: Any) -> list[int] | None:
 
 
 class Decoder:
-    """The pictures of one open container. Read `frames` to the end before anything else.
+    """The pictures of one open container. Read `frames` before anything else.
 
     tick: the resolution of the file's time stamps, in seconds. times: of the frames so far.
     """
@@ -116,6 +118,7 @@ class Decoder:
         self._since_damage = False       # damage, and no key frame since
         self._breaks_off = False         # the last packet, or the last frame, is not whole
         self._reached = 0.0              # end of the last packet, seconds after the start
+        self._complete = False           # the file was read to its end
         self._stated_rates = [DEFAULT_FPS]
         if self.stream is not None:
             self.stream.thread_type = "AUTO"
@@ -133,6 +136,7 @@ class Decoder:
             for frame in self._decode(packet):
                 self._note(frame)
                 yield self.times[-1], frame
+        self._complete = True
 
     def _packets(self) -> Iterator[Any]:
         """The packets that hold pictures, then None, which drains the decoder."""
@@ -206,7 +210,7 @@ class Decoder:
         return bool(np.abs(self.times - even).max() > 1.5 / self.fps())
 
     def damage(self) -> str:
-        """What is wrong with the file, in words; empty if nothing is."""
+        """What is wrong with the file, as far as it was read, in words; empty if nothing is."""
         if not self.times:
             return ""
         seconds = len(self.times) / self.fps()
@@ -214,7 +218,7 @@ class Decoder:
         # sound may be longer than the pictures: what counts is where the last packet of all ends
         ends_early = max(self._reached, seconds) < 0.9 * expected
         found = []
-        if ends_early or self._breaks_off or self._last_is_corrupt:
+        if self._complete and (ends_early or self._breaks_off or self._last_is_corrupt):
             found.append("it may be cut short")
         if self._lost or self._suspect:
             found.append(f"corrupt data: {self._lost} packets cannot be decoded, {self._suspect} "

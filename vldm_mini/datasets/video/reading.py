@@ -29,17 +29,21 @@ def read_video(
     size: int | Size = None,
     fps: float | None = None,
     stride: int = 1,
+    max_frames: int | None = None,
 ) -> tuple[Tensor, float]:
     """One video file -> frames uint8 (t h w 3), and their number per second.
 
     size: an int or (h, w) to scale and centre-crop to; None keeps the frames as they are.
     fps: a target rate; frames are chosen by their time stamps, and repeat where the file has fewer.
-    stride: every stride-th of these frames is kept. Sound is ignored; the rotation and mirroring
-    that the file asks for are applied. Warns of damage, and of uneven spacing without a target.
+    stride: every stride-th of these frames is kept. max_frames: reading stops after so many.
+    Sound is ignored; the rotation and mirroring that the file states are applied.
+    Warns of damage, and of uneven spacing without a target rate.
     Raises FileNotFoundError, and ValueError where nothing can be decoded.
     """
     check_rate(fps, stride)
-    reading = decode(Path(path), as_size(size), fps, stride)
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames is {max_frames}: take 1 or more, or None for all")
+    reading = decode(Path(path), as_size(size), fps, stride, max_frames)
     for remark in remarks([(str(path), reading)], fps):
         warnings.warn(remark, stacklevel=2)
     return reading.frames, reading.fps
