@@ -1,109 +1,106 @@
-"""The films that control-, motion- and memorisation-actions share: generated once and kept in runs/samples/.
+"""Generated clips of `actions`, for control-, motion- and memorisation-actions.
 
-200 clips over the 28 combinations of person and action that the generator was trained on, 40 over the 4 that it never
-saw (person 8, whom it never saw at all, cannot be asked for), and the 200 again at alpha = 1 from the same noise and
-labels: the image model, frame by frame. 100 of the 200 without temporal guidance, as the paper samples. Three
-generation seeds, pooled and listed. Nothing is picked: clip i of a seed is the i-th asked for.
+200 clips over the 28 combinations of person and action that the generator was trained on, 40 over
+the 4 combinations held out from it (person 8, held out entirely, has no label to request), and
+the 200 again at alpha = 1 from the same noise and labels: the image model, frame by frame. 100 of
+the 200 without temporal guidance, as the paper samples. Three generation seeds, pooled. Nothing
+is selected.
 """
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vldm_mini import weights
 from vldm_mini.datasets import video
+from vldm_mini.evaluation import samples
+from vldm_mini.evaluation.samples import SEEDS
 from vldm_mini.pipeline import VideoLDM
 
 WEIGHTS = "actions"
-ROOT = Path(__file__).resolve().parents[2]
-RUNS = ROOT / "runs"
-SEEDS = (0, 1, 2)
 FRAMES, STRIDE = 8, 3
-STEPS, SCALE = None, None                     # MINI: DDIM steps and guidance as shipped; the cost is in proportion
 TRAINED, HELD_OUT, UNGUIDED = 200, 40, 100
 BATCH = 16
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated films uint8 (n t h w 3), their latents (n t c h w) in half precision, what was asked for, the seed."""
-    films: torch.Tensor
-    latents: torch.Tensor
-    actions: torch.Tensor
-    persons: torch.Tensor
-    seeds: torch.Tensor
+    """Generated videos uint8 (n t h w 3), their latents (n t c h w) in half precision; the
+    requested actions and persons and the generation seed, each (n,)."""
+    videos: Tensor
+    latents: Tensor
+    actions: Tensor
+    persons: Tensor
+    seeds: Tensor
 
-    def float(self):
-        """Films (n t 3 h w) in [-1, 1]."""
-        return video.to_float(self.films)
-
-
-def combinations(held_out):
-    """[(action, person)]: those that generators were trained on, or were not (person 8 is in neither)."""
-    pairs = [(action, person) for person in range(video.HELD_OUT_PERSON) for action in range(len(video.ACTIONS))]
-    return [(a, p) for a, p in pairs if ((p, a) in video.HELD_OUT_PAIRS) == held_out]
+    def float(self) -> Tensor:
+        """Videos (n t 3 h w) in [-1, 1]."""
+        return video.to_float(self.videos)
 
 
-def requests(n, held_out, seeds=SEEDS):
-    """n requests, dealt to the seeds: [(seed, [(action, person), ...]), ...]; combinations come round equally often."""
-    asked = combinations(held_out)
-    return [(seed, [asked[i % len(asked)] for i in range(n)][k::len(seeds)]) for k, seed in enumerate(seeds)]
+def combinations(held_out: bool) -> list[Pair]:
+    """[(action, person)] that generators were trained on, or those held out (never person 8)."""
+    pairs = [(action, person) for person in range(video.HELD_OUT_PERSON)
+             for action in range(len(video.ACTIONS))]
+    return [(action, person) for action, person in pairs
+            if ((person, action) in video.HELD_OUT_PAIRS) == held_out]
 
 
-def make(model, n, held_out=False, alpha=None, motion=None):
-    """Generate n clips with a VideoLDM (or what behaves like one) -> Samples."""
+def requests(n: int, held_out: bool,
+             seeds: tuple[int, ...] = SEEDS) -> list[tuple[int, list[Pair]]]:
+    """n requests divided among the seeds: [(seed, [(action, person), ...]), ...].
+
+    All combinations are requested equally often, or once more or less.
+    """
+    pairs = combinations(held_out)
+    all_requests = [pairs[i % len(pairs)] for i in range(n)]
+    return [(seed, all_requests[k::len(seeds)]) for k, seed in enumerate(seeds)]
+
+
+def generate(model: VideoLDM, n: int, held_out: bool = False, alpha: float | None = None,
+             temporal_guidance: float | None = None) -> Samples:
+    """Generate n clips. alpha: 1 for the image model; temporal_guidance: None as shipped."""
     parts = []
-    for seed, asked in requests(n, held_out):
-        noise = model.noise(len(asked), FRAMES, seed)
-        labels = torch.cat([model.labels(action=action, person=person) for action, person in asked])
-        for k, some in enumerate(torch.arange(len(asked)).split(BATCH)):
-            # the noise of later steps: another seed for each batch, the same for every model
-            z = model.latents(labels[some], FRAMES, alpha, 100 * seed + k, STEPS, SCALE, noise[some],
-                              temporal_guidance=motion)
-            films = (model.decode(z) * 127.5 + 127.5).round().clamp(0, 255).byte()
-            words = torch.tensor([asked[i] for i in some])
-            parts.append((films.movedim(2, -1).cpu(), z.half().cpu(), *words.T, torch.full((len(some),), seed)))
-            print(f"alpha {alpha}, seed {seed}: {int(some[-1]) + 1} of {len(asked)} clips", flush=True)
+    for seed, pairs in requests(n, held_out):
+        noise = model.noise(len(pairs), FRAMES, seed)
+        labels = torch.cat([model.labels(action=action, person=person) for action, person in pairs])
+        for k, some in enumerate(torch.arange(len(pairs)).split(BATCH)):
+            # noise of later steps: another seed for each batch, the same for every model
+            z = model.latents(labels[some], FRAMES, alpha, seed=100 * seed + k, noise=noise[some],
+                              temporal_guidance=temporal_guidance)
+            actions, persons = torch.tensor([pairs[i] for i in some]).T
+            parts.append((samples.to_uint8(model.decode(z)), z.half().cpu(), actions, persons,
+                          torch.full((len(some),), seed)))
+            print(f"alpha {alpha}, seed {seed}: {int(some[-1]) + 1} of {len(pairs)} clips",
+                  flush=True)
     return Samples(*(torch.cat(part) for part in zip(*parts)))
 
 
-# the stages that films of `generate` are made by
-STAGES = ("autoencoder", "image", "temporal", "boxes", "decoder")
+def kept_samples(model: VideoLDM, folder: str | Path, n: int, held_out: bool = False,
+                 alpha: float | None = None, temporal_guidance: float | None = None) -> Samples:
+    """As `generate`, or from runs/samples/ if these weights and settings were sampled before."""
+    settings = dict(n=n, held_out=held_out, alpha=alpha, temporal_guidance=temporal_guidance)
+    name = samples.key(folder, frames=FRAMES, **settings)
+    return Samples(**samples.kept(name, lambda: dict(vars(generate(model, **settings)))))
 
 
-def key(folder, stages=STAGES, **settings):
-    """A name for what the weights of these stages and these settings give: 16 hexadecimal digits."""
-    files = sorted(file for file in Path(folder).rglob("*") if file.name in (weights.WEIGHTS, weights.CONFIG))
-    files = [file for file in files if file.parent.relative_to(folder).as_posix() in (".", *stages)]
-    asked = [(str(file.relative_to(folder)), weights.sha256(file)) for file in files]
-    text = json.dumps([asked, SEEDS, FRAMES, STEPS, SCALE, settings], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def samples(model, folder, n, held_out=False, alpha=None, motion=None):
-    """As `make`, from runs/samples/ if it was made before with the same weights and settings."""
-    path = RUNS / "samples" / f"{key(folder, n=n, held_out=held_out, alpha=alpha, motion=motion)}.safetensors"
-    if path.is_file():
-        return Samples(**weights.load_tensors(path))
-    made = make(model, n, held_out, alpha, motion)
-    weights.save_tensors(path, {name: tensor.clone() for name, tensor in vars(made).items()})
-    return made
-
-
-def all_samples(name=None):
-    """-> the VideoLDM, {"video": 200 clips, "held_out": 40, "image": the 200 at alpha = 1, "unguided": 100}."""
+def all_samples(name: str | None = None) -> tuple[VideoLDM, dict[str, Samples]]:
+    """-> the VideoLDM, and its samples: "video" (200 clips), "held_out" (40), "image" (the 200 at
+    alpha = 1), "unguided" (100)."""
     folder = weights.shipped(name or WEIGHTS)
     model = VideoLDM.from_pretrained(folder)
-    return model, {"video": samples(model, folder, TRAINED),
-                   "held_out": samples(model, folder, HELD_OUT, held_out=True),
-                   "image": samples(model, folder, TRAINED, alpha=1),
-                   "unguided": samples(model, folder, UNGUIDED, motion=1)}
+    return model, {"video": kept_samples(model, folder, TRAINED),
+                   "held_out": kept_samples(model, folder, HELD_OUT, held_out=True),
+                   "image": kept_samples(model, folder, TRAINED, alpha=1),
+                   "unguided": kept_samples(model, folder, UNGUIDED, temporal_guidance=1)}
 
 
-def settings(model):
-    """What the films were made with, for the result's file."""
-    return {"generation_seeds": SEEDS, "frames": FRAMES, "stride": STRIDE, "ddim_steps": STEPS or model.config.steps,
-            "guidance": model.config.label_guidance if SCALE is None else SCALE,
-            "temporal_guidance": model.config.temporal_guidance, "eta": model.config.eta}
+def settings(model: VideoLDM) -> dict:
+    """How the clips were sampled, for the file of results."""
+    config = model.config
+    return {"generation_seeds": SEEDS, "frames": FRAMES, "stride": STRIDE,
+            "ddim_steps": config.steps, "guidance": config.label_guidance,
+            "temporal_guidance": config.temporal_guidance, "eta": config.eta}

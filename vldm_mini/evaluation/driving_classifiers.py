@@ -1,193 +1,187 @@
-"""The classifiers of `driving`: networks that say what a film shows, trained on rendered films before any generator was.
+"""The classifiers of `driving`: networks for what a video shows, and for where the cars are.
 
-    classify = SceneClassifier.from_pretrained(folder)        # light, cars, speed of a film; features for Fréchet distances
-    finder = CarFinder.from_pretrained(folder)        # boxes of the cars in a frame
+    scene = SceneClassifier.from_pretrained(folder / "scene")      # light, cars, speed, features
+    finder = CarFinder.from_pretrained(folder / "finder")          # boxes of the cars in a frame
 
-Paper: section 4 asks I3D and people. MINI: neither speaks of 64x128, so that the classifiers are our own and small, and
-learn from seeds that no generator sees. (Those of `actions` stand in `metrics`.) Chapters 09 and 12 use them.
+Paper: section 4 measures with I3D features and human raters. MINI: neither fits pictures of 64x128,
+so that the classifiers are our own and small. `driving_classifier_training` trains them on rendered
+clips whose seeds no generator sees, before any generator. Chapters 09 and 12 use them.
 """
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from vldm_mini.blocks import ResBlock, group_norm
-from vldm_mini.datasets import driving, video
-from vldm_mini.evaluation import action_classifiers, measures
-from vldm_mini.training import Objective, Settings, rng, train
-from vldm_mini.weights import CARD, Pretrained, write_text
+from vldm_mini.datasets import driving
+from vldm_mini.evaluation import measures
+from vldm_mini.weights import Pretrained
 
-FRAMES = 8                                    # of a film, one key frame after the other
-NOISE, FLICKER = 0.3, 0.3                     # the most that is added in training, of values in [-1, 1]
-MAX_CARS = 8
+FRAME_SIZE = (64, 128)
 
 
-def _conv(c_in, c_out, stride=1, dims=2):
-    make = nn.Conv2d if dims == 2 else nn.Conv3d
-    stride = stride if dims == 2 else (1, stride, stride)
-    return [make(c_in, c_out, 3, stride=stride, padding=1), group_norm(c_out), nn.SiLU()]
+def _conv2d(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1), group_norm(c_out), nn.SiLU()]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a film shows.
+def _conv3d(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+    """As _conv2d over three frames; the stride is spatial."""
+    return [nn.Conv3d(c_in, c_out, 3, stride=(1, stride, stride), padding=1), group_norm(c_out),
+            nn.SiLU()]
+
+
+# --------------------------------------------------------------------------------------------------
+# What a video shows.
 
 @dataclass(frozen=True)
 class SceneClassifierConfig:
-    channels: tuple = (24, 48, 64)
+    """channels: widths at 32x64, 16x32 and 8x16."""
+    channels: tuple[int, ...] = (24, 48, 64)
 
 
 @dataclass(frozen=True)
 class ScenePrediction:
-    """Of n films: night (n,) bool; cars (n, t) in sight in each frame; speed (n,) m/s; in float64 the features of the
-    frames (n, t, 64) and of the films (n, 64)."""
-    night: torch.Tensor
-    cars: torch.Tensor
-    speed: torch.Tensor
-    frames: torch.Tensor
-    films: torch.Tensor
+    """Of n videos of t frames, on the CPU.
+
+    night (n,) bool; cars (n, t) in sight in each frame; speed (n,) in m/s; frame_features (n, t, c)
+    and video_features (n, c), float64.
+    """
+    night: Tensor
+    cars: Tensor
+    speed: Tensor
+    frame_features: Tensor
+    video_features: Tensor
 
 
 class SceneClassifier(Pretrained, nn.Module):
-    """Looks at each frame, then at how what it saw changes. Films (b t 3 64 128) in [-1, 1].
+    """Convolutions over each frame, then over all frames. Videos (b t 3 64 128) in [-1, 1].
 
-    MINI: it also learns how much noise and flicker were added and if the frames are in order: features that know of
-    light, cars and speed alone would not mind a film that flickers, and a distance made of them would not either.
+    MINI: it also learns how much noise and flicker were added, and whether the frames are in order.
+    Features that depend on light, cars and speed alone ignore flicker, and so would a distance
+    between them.
     """
     config_class = SceneClassifierConfig
 
-    def __init__(self, config=SceneClassifierConfig()):
+    def __init__(self, config: SceneClassifierConfig = SceneClassifierConfig()) -> None:
         super().__init__()
-        self.config, (a, b, c) = config, config.channels
-        self.see = nn.Sequential(nn.PixelUnshuffle(2), *_conv(12, a), *_conv(a, b, 2))                  # b/frame 16 32
-        self.frame = nn.Sequential(ResBlock(b, b), *_conv(b, c, 2), *_conv(c, c))
-        self.film = nn.Sequential(*_conv(b, c, 2, 3), *_conv(c, c, 2, 3), *_conv(c, c, 1, 3))
-        self.of_frame = nn.Linear(c, 3)                                                   # light, cars, noise
-        self.of_film = nn.Linear(c, 4)                                                    # speed, noise, flicker, order
+        self.config = config
+        a, b, c = config.channels
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), *_conv2d(12, a), *_conv2d(a, b, 2))
+        self.frame_branch = nn.Sequential(ResBlock(b, b), *_conv2d(b, c, 2), *_conv2d(c, c))
+        self.video_branch = nn.Sequential(*_conv3d(b, c, 2), *_conv3d(c, c, 2), *_conv3d(c, c))
+        self.frame_head = nn.Linear(c, 3)                       # light, cars, noise
+        self.video_head = nn.Linear(c, 4)                       # speed, noise, flicker, order
 
-    def features(self, films):
-        """-> of the frames (b t c), of the film (b c)."""
-        if films.ndim != 5 or films.shape[1] < 2 or films.shape[2:] != (3, 64, 128):
-            raise ValueError("the classify wants films (b, t, 3, 64, 128) of two frames or more, "
-                             f"got {tuple(films.shape)}")
-        b = len(films)
-        seen = self.see(rearrange(films, "b t c h w -> (b t) c h w"))
-        frames = rearrange(self.frame(seen).mean((2, 3)), "(b t) c -> b t c", b=b)
-        return frames, self.film(rearrange(seen, "(b t) c h w -> b c t h w", b=b)).mean((2, 3, 4))
+    def features(self, videos: Tensor) -> tuple[Tensor, Tensor]:
+        """(b t 3 64 128) -> features of the frames (b t c), of the video (b c).
 
-    def forward(self, films):
-        """-> answers of the frames (b t 3), of the films (b 4)."""
-        frames, film = self.features(films)
-        return self.of_frame(frames), self.of_film(film)
+        Raises ValueError for another shape.
+        """
+        if videos.ndim != 5 or videos.shape[1] < 2 or videos.shape[2:] != (3, *FRAME_SIZE):
+            raise ValueError("the scene classifier takes videos (b, t, 3, 64, 128) of two frames "
+                             f"or more, got {tuple(videos.shape)}")
+        b = len(videos)
+        shared = self.stem(rearrange(videos, "b t c h w -> (b t) c h w"))       # (b t) c 16 32
+        frames = self.frame_branch(shared).mean((2, 3))                         # (b t) c
+        over_time = rearrange(shared, "(b t) c h w -> b c t h w", b=b)
+        video = self.video_branch(over_time).mean((2, 3, 4))                    # b c
+        return rearrange(frames, "(b t) c -> b t c", b=b), video
+
+    def forward(self, videos: Tensor) -> tuple[Tensor, Tensor]:
+        """(b t 3 64 128) -> of the frames (b t 3): logit of night, cars, noise; of the video (b 4):
+        speed over MAX_SPEED, noise, flicker, logit of frames out of order."""
+        frames, video = self.features(videos)
+        return self.frame_head(frames), self.video_head(video)
 
     @torch.no_grad()
-    def classify(self, films, batch=16):
-        """(n t 3 64 128) in [-1, 1] -> ScenePrediction."""
-        frames, film = (torch.cat(x) for x in zip(*[self.features(part.float()) for part in films.split(batch)]))
-        seen, told = self.of_frame(frames), self.of_film(film)
-        speed = (told[:, 0] * driving.MAX_SPEED).clamp(0, driving.MAX_SPEED)
-        return ScenePrediction(seen[..., 0].mean(1) > 0, seen[..., 1].clamp(min=0), speed, frames.double(), film.double())
+    def classify(self, videos: Tensor, batch: int = 16) -> ScenePrediction:
+        """(n t 3 64 128) in [-1, 1] -> ScenePrediction. Raises ValueError for another shape."""
+        device = next(self.parameters()).device
+        parts = [self.features(part.float().to(device)) for part in videos.split(batch)]
+        frames, video = (torch.cat(part) for part in zip(*parts))
+        of_frames, of_video = self.frame_head(frames).cpu(), self.video_head(video).cpu()
+        speed = (of_video[:, 0] * driving.MAX_SPEED).clamp(0, driving.MAX_SPEED)
+        return ScenePrediction(night=of_frames[..., 0].mean(1) > 0,
+                               cars=of_frames[..., 1].clamp(min=0), speed=speed,
+                               frame_features=frames.cpu().double(),
+                               video_features=video.cpu().double())
 
 
-def corrupt(films, noise, flicker, generators):
-    """Films (b t 3 h w) with noise of that deviation in every pixel, and frames brighter or darker, each by a number of
-    deviation `flicker`, both (b,). generators: one a film."""
-    shape = films.shape[1:]
-    grain = torch.stack([torch.randn(shape, generator=g) for g in generators])
-    light = torch.stack([torch.randn(shape[0], 1, 1, 1, generator=g) for g in generators])
-    at = lambda x: x[:, None, None, None, None]                                                         # noqa: E731
-    return (films + at(noise) * grain + at(flicker) * light).clamp(-1, 1)
-
-
-def _drives(split, n):
-    """-> films uint8 (n t h w 3), night (n,), cars (n, t), mean speed (n,)."""
-    clips = driving.clips(split, n, FRAMES)
-    films, truth = torch.stack([clip.frames for clip in clips]), [clip.scene.labels(clip.times) for clip in clips]
-    of = lambda name: torch.stack([torch.as_tensor(one[name]).float() for one in truth])                # noqa: E731
-    return films, of("night")[:, 0], of("cars"), of("speed").mean(1)
-
-
-def classifier_loss(classify, drives, seed):
-    """The loss of training.Objective: light, cars, speed of films; noise, flicker, order of films that were spoilt."""
-    films, night, cars, speed = drives
-
-    def loss(batch):
-        step, samples = batch.step, batch.samples
-        draw = [rng(seed, step, sample) for sample in samples]
-        i = torch.cat([torch.randint(len(films), (1,), generator=g) for g in draw])
-        x, u = video.to_float(films[i]), torch.stack([torch.rand(4, generator=g) for g in draw])
-        # half of the films with noise, half with flicker, a quarter with frames in any order
-        noise, flicker = (u[:, k] * most * (u[:, k] < 0.5) * 2 for k, most in ((0, NOISE), (1, FLICKER)))
-        mixed = u[:, 2] < 0.25
-        orders = torch.stack([action_classifiers.shuffled(x.shape[1], g) for g in draw])
-        orders = torch.where(mixed[:, None], orders, torch.arange(x.shape[1]))
-        each = torch.arange(len(x))[:, None]
-        frames, film = classify(corrupt(x[each, orders], noise, flicker, draw))
-        moving = speed[i] > 0.5                                                         # who stands has no order
-        total = (F.binary_cross_entropy_with_logits(frames[..., 0], night[i, None].expand_as(frames[..., 0]))
-                 + F.smooth_l1_loss(frames[..., 1], cars[i[:, None], orders])
-                 + 3 * F.smooth_l1_loss(frames[..., 2], (noise / NOISE)[:, None].expand_as(frames[..., 2]))
-                 + 10 * (F.smooth_l1_loss(film[:, 0], speed[i] / driving.MAX_SPEED, reduction="none") * ~mixed).mean()
-                 + 3 * F.smooth_l1_loss(film[:, 1], noise / NOISE) + 3 * F.smooth_l1_loss(film[:, 2], flicker / FLICKER)
-                 + F.binary_cross_entropy_with_logits(film[:, 3], mixed.float(), weight=moving.float()))
-        return total, {}
-    return loss
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Where the cars are.
 
 @dataclass(frozen=True)
 class CarFinderConfig:
-    channels: tuple = (32, 64)
+    """channels: widths at 32x64 and below. threshold: scores from which a car counts as found."""
+    channels: tuple[int, ...] = (32, 64)
     threshold: float = 0.4
 
 
 class CarFinder(Pretrained, nn.Module):
-    """Boxes as points with sizes (Zhou et al. 2019, arXiv 1904.07850): each place of 32x64 says if the middle of a car
-    lies there, where in it, and how wide and high the car is. Frames (b 3 64 128) in [-1, 1]."""
+    """Boxes as centres with sizes (Zhou et al. 2019, arXiv 1904.07850).
+
+    Each cell of a 32x64 grid has a score for holding the centre of a car, the centre's offset in
+    the cell, and the logarithms of the car's width and height. Frames (b 3 64 128) in [-1, 1].
+    """
     config_class = CarFinderConfig
 
-    def __init__(self, config=CarFinderConfig()):
+    def __init__(self, config: CarFinderConfig = CarFinderConfig()) -> None:
         super().__init__()
-        self.config, (a, b) = config, config.channels
-        self.fine = nn.Sequential(nn.PixelUnshuffle(2), *_conv(12, a), ResBlock(a, a))
-        self.coarse = nn.Sequential(*_conv(a, b, 2), ResBlock(b, b), *_conv(b, b, 2), ResBlock(b, b), ResBlock(b, b),
-                                    nn.Conv2d(b, 4 * b, 1), nn.PixelShuffle(2), ResBlock(b, b),
-                                    nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2))
+        self.config = config
+        a, b = config.channels
+        self.fine = nn.Sequential(nn.PixelUnshuffle(2), *_conv2d(12, a), ResBlock(a, a))
+        self.coarse = nn.Sequential(
+            *_conv2d(a, b, 2), ResBlock(b, b), *_conv2d(b, b, 2), ResBlock(b, b), ResBlock(b, b),
+            nn.Conv2d(b, 4 * b, 1), nn.PixelShuffle(2), ResBlock(b, b),
+            nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2))
         self.out = nn.Sequential(ResBlock(a, a), group_norm(a), nn.SiLU(), nn.Conv2d(a, 5, 1))
-        nn.init.constant_(self.out[-1].bias, -2.0)
+        nn.init.constant_(self.out[-1].bias, -2.0)              # few cells hold a car
 
-    def forward(self, frames):
-        """-> (b 5 32 64): logit of a middle, its place in the square (right, down), log of width and height."""
-        if frames.ndim != 4 or frames.shape[1:] != (3, 64, 128):
-            raise ValueError(f"the finder wants frames (b, 3, 64, 128), got {tuple(frames.shape)}")
+    def forward(self, frames: Tensor) -> Tensor:
+        """(b 3 64 128) -> (b 5 32 64): logit of a centre, its offset in the cell (right, down), log
+        of width and height as shares of the frame. Raises ValueError for another shape."""
+        if frames.ndim != 4 or frames.shape[1:] != (3, *FRAME_SIZE):
+            raise ValueError("the car finder takes frames (b, 3, 64, 128), "
+                             f"got {tuple(frames.shape)}")
         x = self.fine(frames)
         return self.out(x + self.coarse(x))
 
     @torch.no_grad()
-    def find(self, frames, batch=64):
-        """Frames (n 3 64 128) in [-1, 1] -> for each the boxes (m, 5): x0 y0 x1 y1 in [0, 1], score; best first."""
-        return [boxes for part in frames.split(batch) for boxes in self._decode(self(part.float()))]
+    def find(self, frames: Tensor, batch: int = 64) -> list[Tensor]:
+        """Frames (n 3 64 128) in [-1, 1] -> for each the boxes (m, 5), best first, on the CPU.
 
-    def _decode(self, out):
+        A box is x0 y0 x1 y1 in [0, 1] and its score. Raises ValueError for another shape.
+        """
+        device, boxes = next(self.parameters()).device, []
+        for part in frames.split(batch):
+            boxes += self.decode(self(part.float().to(device)).cpu())
+        return boxes
+
+    def decode(self, out: Tensor) -> list[Tensor]:
+        """Outputs (b 5 h w) -> for each the boxes (m, 5), best first: local maxima of the score."""
         score = out[:, 0].sigmoid()
-        peak = (score == F.max_pool2d(score[:, None], 3, 1, 1)[:, 0]) & (score > self.config.threshold)
+        highest = F.max_pool2d(score[:, None], 3, stride=1, padding=1)[:, 0]
+        peak = (score == highest) & (score > self.config.threshold)
         h, w = score.shape[1:]
-        for b in range(len(out)):
-            i, j = peak[b].nonzero(as_tuple=True)
-            (right, down, wide, high), s = out[b, 1:, i, j], score[b, i, j]
-            x, y, wide, high = (j + right) / w, (i + down) / h, wide.exp() / 2, high.exp() / 2
-            boxes = torch.stack([x - wide, y - high, x + wide, y + high], -1).clamp(0, 1)
-            boxes = torch.cat([boxes, s[:, None]], 1)[s.argsort(descending=True)]
-            yield _apart(boxes[boxes[:, 2] - boxes[:, 0] >= 0.9 * driving.MIN_BOX])
+        found = []
+        for one, one_score, one_peak in zip(out, score, peak):
+            i, j = one_peak.nonzero(as_tuple=True)
+            right, down, log_width, log_height = one[1:, i, j]
+            x, y = (j + right) / w, (i + down) / h
+            half_width, half_height = log_width.exp() / 2, log_height.exp() / 2
+            boxes = torch.stack([x - half_width, y - half_height, x + half_width, y + half_height,
+                                 one_score[i, j]], dim=-1).clamp(0, 1)
+            boxes = boxes[boxes[:, 4].argsort(descending=True)]
+            large_enough = boxes[:, 2] - boxes[:, 0] >= 0.9 * driving.MIN_BOX
+            found.append(_without_overlaps(boxes[large_enough]))
+        return found
 
 
-def _apart(boxes, most=0.5):
-    """Boxes, best first, without those that lie on a better one."""
+def _without_overlaps(boxes: Tensor, most: float = 0.5) -> Tensor:
+    """Boxes (m, 5), best first, without those whose IoU with a better one is `most` or more."""
     kept = []
     for box in boxes:
         if not kept or float(measures.iou(box[None, :4], torch.stack(kept)[:, :4]).max()) < most:
@@ -195,146 +189,48 @@ def _apart(boxes, most=0.5):
     return torch.stack(kept) if kept else boxes[:0]
 
 
-def target_map(boxes, seen, h=32, w=64):
-    """What a frame should answer: boxes (n, 4) far ones first, seen (n,) bool -> heat (h w), values (4 h w) at middles,
-    middle (h w) bool, care (h w): 0 where a car is that is too small or too hidden to be asked for."""
-    heat, values, middle, care = torch.zeros(h, w), torch.zeros(4, h, w), torch.zeros(h, w).bool(), torch.ones(h, w)
-    ys, xs = torch.arange(h)[:, None] + 0.5, torch.arange(w) + 0.5
-    for (x0, y0, x1, y1), yes in zip(boxes.tolist(), seen.tolist()):
-        x, y, wide, high = (x0 + x1) / 2 * w, (y0 + y1) / 2 * h, x1 - x0, y1 - y0
-        near = torch.exp(-((xs - x) / (0.15 * wide * w + 0.7)) ** 2 - ((ys - y) / (0.15 * high * h + 0.7)) ** 2)
-        i, j = min(int(y), h - 1), min(int(x), w - 1)
-        if yes:
-            heat, middle[i, j], care[i, j] = torch.maximum(heat, near), True, 1
-            heat[i, j] = 1
-            values[:, i, j] = torch.tensor([x - j, y - i, wide, high]).clamp(min=1e-3)
-        else:
-            care = torch.where(near > 0.3, 0.0, care)
-    values[2:] = values[2:].clamp(min=1e-3).log()
-    return heat, values, middle, torch.where(middle, 1.0, care)
+# --------------------------------------------------------------------------------------------------
+# Found boxes against those of the frame.
+
+@dataclass(frozen=True)
+class BoxCounts:
+    """How many boxes hit a car in sight, hit none, and how many cars were missed."""
+    hits: int = 0
+    strays: int = 0
+    missed: int = 0
+
+    def __add__(self, other: "BoxCounts") -> "BoxCounts":
+        return BoxCounts(self.hits + other.hits, self.strays + other.strays,
+                         self.missed + other.missed)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.hits, self.strays, self.missed))
+
+    @property
+    def precision(self) -> float:
+        """Share of the found boxes that hit a car."""
+        return self.hits / max(1, self.hits + self.strays)
+
+    @property
+    def recall(self) -> float:
+        """Share of the cars that were hit."""
+        return self.hits / max(1, self.hits + self.missed)
 
 
-def _frames(split, n, length=4):
-    """-> frames uint8 (m h w 3), and of each the boxes (k, 4) and which of them are in sight (k,)."""
-    clips = driving.clips(split, n, length)
-    films = torch.cat([clip.frames for clip in clips])
-    boxes = [torch.from_numpy(clip.scene.boxes(time)) for clip in clips for time in clip.times]
-    seen = [(b[:, 2] - b[:, 0] >= driving.MIN_BOX) & (b[:, 4] >= driving.MIN_VISIBLE) for b in boxes]
-    return films, [b[:, :4].float() for b in boxes], seen
+def count_hits(found: Tensor, true: Tensor, in_sight: Tensor, least: float = 0.4) -> BoxCounts:
+    """Boxes found (n, 5), best first, against those of the frame (m, 4), in_sight (m,) bool.
 
-
-def finder_loss(finder, found, seed):
-    """The loss of training.Objective: focal loss of the middles, L1 of insertion_points and sizes (Zhou et al. 2019, eq. 1 to 3)."""
-    films, boxes, seen = found
-
-    def loss(batch):
-        step, samples = batch.step, batch.samples
-        draw = [rng(seed, step, sample) for sample in samples]
-        i = torch.cat([torch.randint(len(films), (1,), generator=g) for g in draw])
-        heat, values, middle, care = (torch.stack(x) for x in zip(*[target_map(boxes[k], seen[k]) for k in i.tolist()]))
-        x = video.to_float(films[i][:, None])[:, 0]
-        u = torch.stack([torch.rand(2, generator=g) for g in draw])
-        grain = torch.stack([torch.randn(x.shape[1:], generator=g) for g in draw])
-        # what generators do to frames: a little noise, a little blur
-        blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, 1)
-        x = torch.where((u[:, 0] < 0.3)[:, None, None, None], blurred, x)
-        out = finder(x + 0.08 * u[:, 1, None, None, None] * grain)
-        p = out[:, 0].sigmoid().clamp(1e-4, 1 - 1e-4)
-        hit = -((1 - p) ** 2 * p.log() * middle).sum()
-        miss = -((1 - heat) ** 4 * p ** 2 * (1 - p).log() * ~middle * care).sum()
-        insertion_points = ((out[:, 1:] - values).abs() * middle[:, None]).sum((0, 2, 3)) @ torch.tensor([0.3, 0.3, 1.0, 1.0])
-        return (hit + miss + insertion_points) / middle.sum().clamp(min=1), {}
-    return loss
-
-
-def hits(found, true, seen, least=0.4):
-    """Boxes found (n, 5), best first, against those of the frame (m, 4) -> (hits, strays, missed).
-
-    A hit: IoU `least` with a car in sight that no better box has. A box on another car is neither hit nor stray.
+    A hit has an IoU of `least` with a car in sight that no better box has hit. A box on a car that
+    is not in sight is neither a hit nor a stray.
     """
-    left, hit, stray = seen.clone(), 0, 0
+    left, hits, strays = in_sight.clone(), 0, 0
     for box in found:
-        over = measures.iou(box[None, :4], true)[0] if len(true) else torch.zeros(0)
-        best = torch.where(left, over, torch.zeros_like(over))
-        if len(over) and float(best.max()) >= least:
-            left[int(best.argmax())] = False
-            hit += 1
-        else:
-            stray += not (len(over) and float(torch.where(seen, torch.zeros_like(over), over).max()) >= least)
-    return hit, stray, int(left.sum())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Training, and what they say of films they have not seen.
-
-SCENE_SETTINGS = Settings(steps=1400, batch=8, lr=2e-3)
-FINDER_SETTINGS = Settings(steps=1600, batch=16, lr=2e-3)
-
-
-def train_classifiers(folder, seed=0, steps=None, drives=700, resume=True):
-    """Train both and save them in folder/classify and folder/finder -> the figures on held-out seeds."""
-    from dataclasses import replace
-    folder, minutes = Path(folder), {}
-    for name, model, settings, data, make in (("scene", SceneClassifier(), SCENE_SETTINGS, _drives, classifier_loss),
-                                              ("finder", CarFinder(), FINDER_SETTINGS, _frames, finder_loss)):
-        torch.manual_seed(seed)
-        model = type(model)()
-        settings = replace(settings, seed=seed, steps=steps or settings.steps)
-        record = train(folder / name, settings, [Objective(name, model, make(model, data("classifiers", drives), seed))],
-                       resume=resume)
-        model.save_pretrained(folder / name)
-        minutes[name] = record.minutes
-    table = classifier_table(folder) | {"minutes": minutes}
-    write_text(folder / "table.json", json.dumps(table, indent=1) + "\n")
-    for name in minutes:
-        write_text(folder / name / CARD, CARD_TEXT.format(name=name, seed=seed, table=json.dumps(table, indent=1)))
-    return table
-
-
-def classifier_table(folder, n=100):
-    """The figures of saved classifiers on held-out seeds."""
-    classify = SceneClassifier.from_pretrained(Path(folder) / "scene")
-    finder = CarFinder.from_pretrained(Path(folder) / "finder")
-    films, night, cars, speed = _drives("held_out", n)
-    said = classify.classify(video.to_float(films))
-    frames, boxes, seen = _frames("held_out", n)
-    counts = [hits(found, true, yes) for found, true, yes in
-              zip(finder.find(video.to_float(frames[:, None])[:, 0]), boxes, seen)]
-    hit, stray, missed = (sum(x) for x in zip(*counts))
-    return {"night_accuracy": float((said.night == night.bool()).float().mean()),
-            "cars_spearman": measures.spearman(said.cars.mean(1), cars.mean(1)),
-            "cars_mae": float((said.cars - cars).abs().mean()), "speed_spearman": measures.spearman(said.speed, speed),
-            "speed_mae": float((said.speed - speed).abs().mean()), "finder_precision": hit / max(1, hit + stray),
-            "finder_recall": hit / max(1, hit + missed), "films": len(films), "frames": len(frames),
-            **distance_ranks(classify, video.to_float(films))}
-
-
-def distance_ranks(classify, films, levels=(0, 0.02, 0.04, 0.07, 0.1, 0.14)):
-    """Do the distances extend with noise and with flicker that are added to films? Rank correlations with the level, and
-    the distances, of films spoilt from the same films as they are."""
-    real, zero, found = classify.classify(films), torch.zeros(len(films)), {}
-    for name in ("noise", "flicker"):
-        at = lambda level: (zero + level, zero) if name == "noise" else (zero, zero + level)       # noqa: B023, E731
-        said = [classify.classify(corrupt(films, *at(level), [rng(1, 0, k) for k in range(len(films))])) for level in levels]
-        for kind in ("films", "frames"):
-            distances = [measures.frechet(getattr(one, kind).flatten(0, -2), getattr(real, kind).flatten(0, -2))
-                         for one in said]
-            found[f"{kind}_{name}"] = distances
-            found[f"{kind}_{name}_spearman"] = measures.spearman(distances, levels)
-    return found
-
-
-CARD_TEXT = """\
-# vldm_mini: {name} of `driving`
-
-Trained on rendered films of seeds of the split "classifiers", which no generator sees, before any generator was. For
-measuring generators of `driving` at 64x128, and nothing else.
-
-Recipe: `python -m vldm_mini train classifiers --data driving`, seed {seed}. Licence: Apache-2.0.
-
-On held-out seeds:
-
-```
-{table}
-```
-"""
+        overlap = measures.iou(box[None, :4], true)[0] if len(true) else torch.zeros(0)
+        on_left = torch.where(left, overlap, torch.zeros_like(overlap))
+        on_hidden = torch.where(in_sight, torch.zeros_like(overlap), overlap)
+        if len(overlap) and float(on_left.max()) >= least:
+            left[int(on_left.argmax())] = False
+            hits += 1
+        elif not (len(overlap) and float(on_hidden.max()) >= least):
+            strays += 1
+    return BoxCounts(hits, strays, int(left.sum()))

@@ -1,126 +1,111 @@
-"""The films that control- and motion-driving share: generated once and kept in runs/samples/.
+"""Generated clips of `driving`, for control- and motion-driving and others.
 
-200 films over day and night and every number of cars, and the same 200 at alpha = 1; 200 frames with boxes of held-out
-scenes. Three generation seeds, pooled. Nothing is picked.
+200 clips over day and night and every number of cars, and the same 200 at alpha = 1; 200 frames
+with boxes of held-out scenes. Three generation seeds, pooled. Nothing is selected.
 """
-import resource
-import sys
-import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from vldm_mini import weights
 from vldm_mini.boxes import BoxImageLDM
-from vldm_mini.datasets import driving, video
-from vldm_mini.evaluation import action_samples, measures
+from vldm_mini.datasets import driving
+from vldm_mini.evaluation import samples
 from vldm_mini.evaluation.driving_classifiers import CarFinder, SceneClassifier
+from vldm_mini.evaluation.samples import SEEDS, Stages
 from vldm_mini.pipeline import VideoLDM
 
-WEIGHTS, N, SEEDS, BATCH = "driving", 200, (0, 1, 2), 10
+WEIGHTS, N, BATCH = "driving", 200, 10
 
 
-def asked(n=N):
-    """What films are asked for: (n, 2) light and cars, every pair equally often."""
+def requested_labels(n: int = N) -> Tensor:
+    """n requests (n, 2), light and cars, every pair equally often."""
     pairs = torch.cartesian_prod(torch.arange(2), torch.arange(driving.MOST_CARS + 1))
     return pairs[torch.arange(n) % len(pairs)]
 
 
-def classifiers(folder):
+def classifiers(folder: Path) -> tuple[SceneClassifier, CarFinder]:
+    """Both classifiers of a folder of weights."""
     return (SceneClassifier.from_pretrained(folder / "classifiers" / "scene"),
             CarFinder.from_pretrained(folder / "classifiers" / "finder"))
 
 
-def kept(folder, make, **settings):
-    """Films uint8 (n t h w 3) as `make` gives them, from runs/samples/ if these weights made them before."""
-    path = action_samples.RUNS / "samples" / f"{action_samples.key(folder, **settings)}.safetensors"
-    if not path.is_file():
-        weights.save_tensors(path, {"films": make().contiguous()})
-    return weights.load_tensors(path)["films"]
+def kept_videos(folder: Path, make: Callable[[], Tensor], **settings: object) -> Tensor:
+    """Videos uint8 (n t h w 3) from make(), or those that the same weights and settings gave
+    before."""
+    name = samples.key(folder, **settings)
+    return samples.kept(name, lambda: {"videos": make()})["videos"]
 
 
-def in_parts(n, make):
-    """make(indices, seed) -> films (b t 3 h w), for n films dealt to the seeds. -> uint8 (n t h w 3)."""
-    out = [None] * n
-    for seed in SEEDS:
-        mine = torch.arange(n)[seed::len(SEEDS)]
+def in_batches(n: int, make: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """n videos, divided among the seeds: make(indices, seed) -> (b t 3 h w). -> uint8 (n t h w
+    3)."""
+    out: list = [None] * n
+    for number, seed in enumerate(SEEDS):
+        mine = torch.arange(n)[number::len(SEEDS)]
         for k, some in enumerate(mine.split(BATCH)):
-            films = make(some, 100 * seed + k)
-            for i, film in zip(some.tolist(), (films * 127.5 + 127.5).round().clamp(0, 255).byte().movedim(-3, -1)):
-                out[i] = film.cpu()
+            videos = samples.to_uint8(make(some, 100 * seed + k))
+            for i, one in zip(some.tolist(), videos):
+                out[i] = one
             print(f"seed {seed}: {k * BATCH + len(some)} of {len(mine)}", flush=True)
     return torch.stack(out)
 
 
-def films(folder, alpha=None, n=N):
-    """-> uint8 (n t h w 3), asked-for labels (n, 2)."""
-    model, labels = VideoLDM.from_pretrained(folder), asked(n)
-    make = lambda some, seed: model.generate(labels[some], alpha=alpha, seed=seed)                      # noqa: E731
-    return kept(folder, lambda: in_parts(n, make), driving="films", alpha=alpha, n=n), labels
+def generated(folder: Path, alpha: float | None = None, n: int = N) -> tuple[Tensor, Tensor]:
+    """Generated clips -> uint8 (n t h w 3), requested labels (n, 2). alpha: 1 for the image
+    model."""
+    model, labels = VideoLDM.from_pretrained(folder), requested_labels(n)
+
+    def make(some: Tensor, seed: int) -> Tensor:
+        return model.generate(labels[some], alpha=alpha, seed=seed)
+    videos = kept_videos(folder, lambda: in_batches(n, make), driving="videos", alpha=alpha, n=n)
+    return videos, labels
 
 
-def scenes(n=N):
-    """Boxes and light of n held-out scenes, each with a car in sight: [(n, 4)], (n,). One moment a scene."""
+def scenes_with_cars(n: int = N) -> tuple[list[Tensor], Tensor]:
+    """Boxes [(k, 4)] and light (n,) of n held-out scenes, each with a car in sight, at one
+    moment."""
     boxes, night = [], []
     for clip in driving.clips("held_out", 4 * n, 1, first=1000):
-        if len(boxes) < n and len(found := clip.boxes[0]):
-            boxes.append(torch.from_numpy(found).float())
+        in_sight = clip.boxes[0]
+        if len(boxes) < n and len(in_sight):
+            boxes.append(torch.from_numpy(in_sight).float())
             night.append(int(clip.scene.night))
     return boxes, torch.tensor(night)
 
 
-def boxed(folder, told=True, n=N):
-    """Frames of the box model -> uint8 (n 1 h w 3), the boxes asked for. told=False: the same noise, no boxes."""
-    model, (boxes, night) = BoxImageLDM.from_pretrained(folder), scenes(n)
-    labels = torch.stack([night, torch.full_like(night, driving.MOST_CARS + 1)], 1)                   # cars: not told
+def generated_with_boxes(folder: Path, conditioned: bool = True,
+                         n: int = N) -> tuple[Tensor, list[Tensor]]:
+    """Frames of the box model -> uint8 (n 1 h w 3), the requested boxes.
 
-    def make(some, seed):
-        return model.generate(labels[some], boxes=[boxes[i] for i in some] if told else None, seed=seed)
-    return kept(folder, lambda: in_parts(n, make), driving="boxes", told=told, n=n), boxes
+    conditioned=False: from the same noise without boxes.
+    """
+    model, (boxes, night) = BoxImageLDM.from_pretrained(folder), scenes_with_cars(n)
+    null = driving.MOST_CARS + 1                    # the null label: no number of cars is given
+    labels = torch.stack([night, torch.full_like(night, null)], dim=1)
+
+    def make(some: Tensor, seed: int) -> Tensor:
+        given = [boxes[i] for i in some] if conditioned else None
+        return model.generate(labels[some], boxes=given, seed=seed)
+    videos = kept_videos(folder, lambda: in_batches(n, make), driving="boxes",
+                         conditioned=conditioned, n=n)
+    return videos, boxes
 
 
-def real(n=N, first=3000):
-    """Held-out films -> uint8 (n 8 h w 3) and what is true of them."""
+def real(n: int = N, first: int = 3000) -> tuple[Tensor, list]:
+    """Held-out clips -> uint8 (n 8 h w 3), and the DrivingClips."""
     clips = driving.clips("held_out", n, 8, first=first)
     return torch.stack([clip.frames for clip in clips]), clips
 
 
-def floats(x):
-    return video.to_float(x)
+def labels_of(clips: Sequence) -> Tensor:
+    """The labels that most frames of each clip have -> long (n, 2)."""
+    return torch.stack([clip.labels().float().mean(0).round().long() for clip in clips])
 
 
-def labels_of(drives):
-    """What is to be told of drives or clips -> long (n, 2): the labels of most of their frames."""
-    return torch.stack([drive.labels().float().mean(0).round().long() for drive in drives])
-
-
-def frechet_report(found, real, generator, draws=100):
-    """Distance of found (n, d) from real (m, d) -> {"distance", "interval" (95 %), "floor", "n", "m"}.
-
-    floor: between two halves of the real ones, which is what a perfect generator would get at half the m. The interval
-    comes from drawing `found` anew with repetition; a Fréchet distance has a bias that falls with n, so that only
-    distances with the same n and m may be compared.
-    """
-    order = torch.randperm(len(real), generator=generator)
-    half = len(real) // 2
-    interval = measures.bootstrap(found, lambda some: measures.frechet(some, real), generator, draws)
-    return {"distance": measures.frechet(found, real), "interval": list(interval),
-            "floor": measures.frechet(real[order[:half]], real[order[half:]]), "n": len(found), "m": len(real)}
-
-
-class Stages(dict):
-    """Seconds and peak memory (of the process, weights included) of one stage after another, by name."""
-
-    def __call__(self, name, make):
-        start = time.perf_counter()
-        with torch.no_grad():
-            out = make()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2 ** 20)
-        self[name] = dict(seconds=round(time.perf_counter() - start, 2), peak_memory_mb=round(peak))
-        return out
-
-
-def smooth(model, labels, seed, stage):
-    """From noise to 113 frames (b t 3 h w), each step through a Stages."""
+def smooth_video(model: VideoLDM, labels: Tensor, seed: int, stage: Stages) -> Tensor:
+    """From noise to 113 frames (b t 3 h w), each stage through a Stages."""
     z = stage("key frames", lambda: model.latents(labels, seed=seed))
     z = stage("to 29", lambda: model.interpolate(z, labels, 0, seed))
     z = stage("to 113", lambda: model.interpolate(z, labels, 1, seed))

@@ -1,166 +1,134 @@
-"""Measures of videos: motion, jerk, PSNR, nearest neighbour, Fréchet distance, intervals. Chapter 12 takes them apart."""
+"""Measures of single videos: motion, jerk, PSNR, flicker; rank correlation and overlap of boxes.
+
+Paper: section 4 reports FVD and human preference. MINI: with a handful of clips neither says much,
+so that simple quantities with known answers come first. A figure stands beside its baselines
+(`baselines`): a measure that one of them passes is no measure. Videos are `n t c h w`; no function
+changes its arguments; sums run in float64. Chapter 12 takes the measures apart.
+"""
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Measures of a film
-
-
-def blur_matrix(n, sigma):
-    """Gaussian blur of n pixels in a row, edges repeated, as a matrix (n n), float64; each row sums to 1."""
-    reach = math.ceil(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-offsets.double() ** 2 / (2 * sigma ** 2))
-    seen = (torch.arange(n)[:, None] + offsets).clamp(0, n - 1)                                          # n 2reach+1
-    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, seen, (weights / weights.sum()).expand(n, -1))
-
-
-def low_pass(films, sigma):
-    """Gaussian blur of frames, edges repeated. (n t c h w) -> the same shape, float64. sigma in pixels, 0: none."""
-    if sigma <= 0:
-        return films.double()
-    h, w = films.shape[-2:]
-    return blur_matrix(h, sigma) @ films.double() @ blur_matrix(w, sigma).T
-
-
-def _difference(films, order, blur):
-    """RMS of the order-th difference over frames of low-passed films: (n t c h w) -> (n,) float64."""
-    if films.ndim != 5 or films.shape[1] <= order:
-        raise ValueError(f"this measure wants films (n t c h w) of more than {order} frames, got {tuple(films.shape)}")
-    x = low_pass(films, blur * films.shape[-2]).diff(n=order, dim=1)
-    return x.pow(2).flatten(1).mean(1).sqrt()
-
+from torch import Tensor
 
 COARSE = 6 / 64
-"""MINI: motion and jerk are measured on frames blurred by 6 pixels in 64. Unblurred, noise and thin arms that jump over
-their own width make random frames of a clip change about as much as real at stride 3 (per action 1.04 to 1.7 times)
-and jerk 1.1 to 2.1 times; blurred, they jerk 1.8 to 13 times as much, and change 1.2 to 3.2 times."""
+"""MINI: motion and jerk are measured on frames blurred by 6 pixels in 64. Unblurred, noise and
+thin arms that jump over their own width make random frames of a clip change about as much as real
+ones at stride 3 (1.04 to 1.7 times, by action) and jerk 1.1 to 2.1 times as much. Blurred, random
+frames jerk 1.8 to 13 times and change 1.2 to 3.2 times as much as real ones."""
 
 
-def motion(films, blur=COARSE):
-    """Frame-to-frame change, root mean square: (n t c h w), t >= 2 -> (n,) float64, in units of the films.
+# --------------------------------------------------------------------------------------------------
+# Motion and jerk: differences over frames of low-passed videos.
 
-    blur: standard deviation of the low-pass over the height. With blur=0 flicker counts as motion; see COARSE.
+def blur_matrix(n: int, sigma: float) -> Tensor:
+    """Gaussian blur of n pixels in a row, edges repeated, as a matrix (n, n), float64.
+
+    sigma: standard deviation in pixels, above 0. Each row sums to 1.
     """
-    return _difference(films, 1, blur)
+    reach = math.ceil(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-offsets.double() ** 2 / (2 * sigma ** 2))
+    kernel = kernel / kernel.sum()
+    source = (torch.arange(n)[:, None] + offsets).clamp(0, n - 1)               # n 2reach+1
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    return matrix.scatter_add_(1, source, kernel.expand(n, -1))
 
 
-def jerk(films, blur=COARSE):
-    """RMS of the third difference over frames: 0 for a film that moves evenly or accelerates evenly.
+def low_pass(videos: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of every frame, edges repeated. (n t c h w) -> the same shape, float64.
 
-    (n t c h w), t >= 4 -> (n,) float64. n independent frames of spread s give sqrt(20) s = 4.47 s, whatever they show.
+    sigma: standard deviation in pixels; 0 leaves the frames as they are.
     """
-    return _difference(films, 3, blur)
+    if sigma <= 0:
+        return videos.double()
+    h, w = videos.shape[-2:]
+    rows = blur_matrix(h, sigma).to(videos.device)
+    columns = blur_matrix(w, sigma).to(videos.device)
+    return rows @ videos.double() @ columns.T
 
 
-def psnr(x, y, peak=2.0):
-    """Peak signal-to-noise ratio of each film, dB: (n ...) twice -> (n,) float64. peak: 2 for [-1, 1], 1 for [0, 1].
+def _difference(videos: Tensor, order: int, blur: float) -> Tensor:
+    """RMS of the order-th difference over frames of low-passed videos: (n t c h w) -> (n,)."""
+    if videos.ndim != 5 or videos.shape[1] <= order:
+        raise ValueError(f"this measure takes videos (n t c h w) of more than {order} frames, "
+                         f"got {tuple(videos.shape)}")
+    x = low_pass(videos, blur * videos.shape[-2]).diff(n=order, dim=1)
+    return x.square().flatten(1).mean(1).sqrt()
 
-    10 log10(peak^2 / mean((x - y)^2)). Equal inputs give infinity. Raises ValueError for unequal shapes.
+
+def motion(videos: Tensor, blur: float = COARSE) -> Tensor:
+    """Frame-to-frame change, root mean square: (n t c h w), t >= 2 -> (n,) float64.
+
+    In the units of the videos. blur: standard deviation of the low-pass as a share of the height;
+    with blur=0 flicker counts as motion, see COARSE. Raises ValueError for another shape.
+    """
+    return _difference(videos, 1, blur)
+
+
+def jerk(videos: Tensor, blur: float = COARSE) -> Tensor:
+    """RMS of the third difference over frames: (n t c h w), t >= 4 -> (n,) float64.
+
+    0 for a video that moves evenly or accelerates evenly. Independent frames of standard
+    deviation s give sqrt(20) s = 4.47 s, whatever they show. Raises ValueError for another shape.
+    """
+    return _difference(videos, 3, blur)
+
+
+# --------------------------------------------------------------------------------------------------
+# Distance to a known video.
+
+def psnr(x: Tensor, y: Tensor, peak: float = 2.0) -> Tensor:
+    """Peak signal-to-noise ratio of each video, dB: (n ...) twice -> (n,) float64.
+
+    peak: 2 for values in [-1, 1], 1 for [0, 1]. Equal inputs give infinity. Raises ValueError for
+    unequal shapes.
     """
     if x.shape != y.shape:
-        raise ValueError(f"PSNR compares like with like, got {tuple(x.shape)} and {tuple(y.shape)}")
-    return 10 * torch.log10(peak ** 2 / (x.double() - y.double()).pow(2).flatten(1).mean(1))
+        raise ValueError("PSNR compares videos of one shape, "
+                         f"got {tuple(x.shape)} and {tuple(y.shape)}")
+    # PSNR = 10 log10(peak^2 / mean((x - y)^2))
+    error = (x.double() - y.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(peak ** 2 / error)
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """For n films: RMS distance per element (n,) float64, number of the clip in the bank (n,), its first frame (n,)."""
-    distance: torch.Tensor
-    clip: torch.Tensor
-    start: torch.Tensor
+def flicker(videos: Tensor, source: Tensor) -> Tensor:
+    """How much the error changes from frame to frame: mean square of diff(videos - source).
 
-
-def nearest(films, bank, stride=1):
-    """The window of a training clip that is nearest to each film, over all clips and all shifts in time.
-
-    films (n t ...), bank: a list of clips (frames ...) of one frame shape, pixels or latents; a window is t frames,
-    `stride` apart. Mirrors count if the bank holds them: hand in both. Raises ValueError if no clip is long enough.
+    Both (n t c h w), at 30 frames a second -> (n,) float64. An error that stays where it is does
+    not flicker. Raises ValueError for unequal shapes.
     """
-    n, t = films.shape[:2]
-    flat = films.double().reshape(n * t, -1)
-    best = Nearest(torch.full((n,), math.inf, dtype=torch.float64), torch.full((n,), -1), torch.full((n,), -1))
-    for k, clip in enumerate(bank):
-        frames = clip.double().reshape(len(clip), -1)
-        shifts = len(clip) - (t - 1) * stride
-        if shifts <= 0:
-            continue
-        # |f - b|^2 = |f|^2 + |b|^2 - 2 f b, for every frame of every film against every frame of the clip
-        square = flat.pow(2).sum(1)[:, None] + frames.pow(2).sum(1) - 2 * flat @ frames.T                # (n t) frames
-        square = square.reshape(n, t, -1)                                                                # n t frames
-        total = sum(square[:, i, i * stride:i * stride + shifts] for i in range(t))                      # n shifts
-        best = _nearer(best, (total.clamp(min=0) / flat[0].numel() / t).sqrt().min(1), k)
-    if (best.clip < 0).any():
-        raise ValueError(f"no clip of the bank has {(t - 1) * stride + 1} frames: take fewer frames or a lower stride")
-    return best
+    if videos.shape != source.shape:
+        raise ValueError("videos and their source must have one shape, "
+                         f"got {tuple(videos.shape)}, {tuple(source.shape)}")
+    error = videos.double() - source.double()
+    return error.diff(dim=1).square().flatten(1).mean(1)
 
 
-def _nearer(best, found, k):
-    """The nearer of `best` and `found` (values, starts; in clip k)."""
-    closer = found.values < best.distance
-    return Nearest(torch.where(closer, found.values, best.distance), torch.where(closer, k, best.clip),
-                   torch.where(closer, found.indices, best.start))
+# --------------------------------------------------------------------------------------------------
+# Agreement of two lists, and of two sets of boxes.
+
+def _ranks(values: Tensor) -> Tensor:
+    """How many values are smaller, plus half of those that are equal (itself included)."""
+    smaller = (values[:, None] > values).double().sum(1)
+    equal = (values[:, None] == values).double().sum(1)
+    return smaller + 0.5 * equal
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How sure a figure is
+def spearman(x: Tensor | Sequence[float], y: Tensor | Sequence[float]) -> float:
+    """Rank correlation of two lists of n numbers, in [-1, 1]; ties share their mean rank."""
+    x, y = (torch.as_tensor(values, dtype=torch.float64) for values in (x, y))
+    return float(torch.corrcoef(torch.stack([_ranks(x), _ranks(y)]))[0, 1])
 
 
-def bootstrap(values, statistic, generator, draws=1000, level=0.95):
-    """Percentile bootstrap over independent values (n ...), statistic: (n ...) -> number. -> (low, high)."""
-    n = len(values)
-    if n < 1:
-        raise ValueError("there is nothing to draw from: give one value or more")
-    found = torch.tensor([float(statistic(values[torch.randint(n, (n,), generator=generator)])) for _ in range(draws)],
-                         dtype=torch.float64)
-    low, high = torch.quantile(found, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return low, high
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Distances between sets, and other figures of `driving`
-
-
-def frechet(a, b):
-    """Fréchet distance between Gaussians fitted to features a (n, d) and b (m, d), in float64. Heusel et al. 2017.
-
-    Raises ValueError where there are too few: n and m must be larger than d, or the covariances say nothing.
-    """
-    a, b = a.double(), b.double()
-    if min(len(a), len(b)) <= a.shape[1]:
-        raise ValueError(f"a Fréchet distance of {a.shape[1]} features needs more samples than that on both sides, got "
-                         f"{len(a)} and {len(b)}")
-    # |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)
-    (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), x.T.cov()) for x in (a, b))
-    value, vector = torch.linalg.eigh(cov_a)
-    root = (vector * value.clamp(min=0).sqrt()) @ vector.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
-
-
-def flicker(films, source):
-    """Mean square of the change, frame to frame, of films minus source; both (n t c h w), at 30 fps -> (n,) float64.
-
-    An error that stays where it is does not flicker.
-    """
-    if films.shape != source.shape:
-        raise ValueError(f"films and their source must have one shape, got {tuple(films.shape)}, {tuple(source.shape)}")
-    return (films.double() - source.double()).diff(dim=1).square().flatten(1).mean(1)
-
-
-def spearman(x, y):
-    """Rank correlation of two lists, ties sharing their mean rank -> float."""
-    def ranks(v):
-        v = torch.as_tensor(v, dtype=torch.float64)
-        return (v[:, None] > v).double().sum(1) + 0.5 * (v[:, None] == v).double().sum(1)
-    return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1])
-
-
-def iou(a, b):
-    """Intersection over union of boxes x0 y0 x1 y1: (n, 4), (m, 4) -> (n, m)."""
-    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes x0 y0 x1 y1: (n, 4), (m, 4) -> (n, m), in [0, 1]."""
+    low = torch.maximum(a[:, None, :2], b[:, :2])
+    high = torch.minimum(a[:, None, 2:], b[:, 2:])
     both = (high - low).clamp(min=0).prod(-1)
-    area = lambda x: (x[:, 2:] - x[:, :2]).prod(-1)                                                     # noqa: E731
-    return both / (area(a)[:, None] + area(b) - both).clamp(min=1e-12)
+    union = _area(a)[:, None] + _area(b) - both
+    return both / union.clamp(min=1e-12)

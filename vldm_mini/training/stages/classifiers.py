@@ -1,5 +1,6 @@
 """Stage `classifiers`: evaluation networks, trained on real or rendered clips before any generator."""
-from ...evaluation import action_classifiers, driving_classifiers
+from ...evaluation import action_classifier_training as actions
+from ...evaluation import driving_classifier_training as driving
 from .common import Request
 
 
@@ -9,16 +10,15 @@ def train_classifiers(request: Request):
     if request.start:
         raise ValueError("classifiers are always trained from random weights: leave --start out")
     if request.data == "driving":
-        return driving_classifiers.train_classifiers(folder, request.seed, request.steps,
-                                                     resume=request.resume)
+        return driving.train_classifiers(folder, request.seed, request.steps,
+                                         resume=request.resume)
     if request.data != "actions":
         raise ValueError("there are classifiers of the actions and persons of `actions`, and of "
                          f"`driving`, not of {request.data!r}: give --data actions or --data driving")
     from tqdm.auto import tqdm
-    steps = request.steps or action_classifiers.CLASSIFIER_STEPS
+    steps = request.steps or actions.CLASSIFIER_STEPS
     with tqdm(desc="classifiers", total=steps, mininterval=0.5) as bar:
         def progress(step: int, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
-        return action_classifiers.train_classifiers(folder, request.seed, steps=steps,
-                                                    progress=progress)
+        return actions.train_classifiers(folder, request.seed, steps=steps, progress=progress)
