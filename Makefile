@@ -13,15 +13,15 @@ CPU     = https://download.pytorch.org/whl/cpu
 .PHONY: help demo test lab check mini clean
 
 help:
-	@echo "make demo   films from the shipped weights on one page   (first time: 2 to 5 minutes of downloads; then under 1)"
+	@echo "make demo   videos from the shipped weights on one page  (first time: 2 to 5 minutes of downloads; then under 1)"
 	@echo "make test   every test, and every notebook as a test     (first time: some minutes more of downloads; then 2 to 4)"
 	@echo "make lab    the chapters in JupyterLab"
 	@echo "make check  what this machine can do, and what is missing"
-	@echo "make mini   every place where we chose something, or differ from the paper"
+	@echo "make mini   every choice of ours and every difference from the paper"
 	@echo "make clean  removes $(VENV) and what the commands above wrote"
 
 demo: $(VENV)/demo.stamp
-	@echo "== demo: one noise, two films; no data and no network needed; under a minute on two cores"
+	@echo "== demo: image model and video model from the same noise; no data, no network; under a minute"
 	$(RUN) -m vldm_mini demo
 
 test: $(VENV)/test.stamp

@@ -1,4 +1,4 @@
-"""What every test and every notebook under test runs with: size xs, fp32, as many threads as the container may use."""
+"""What every test and notebook runs with: size xs, fp32, the threads that the container may use."""
 import json
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _environment():
-    """Set before torch is imported, and inherited by the notebooks' kernels and by commands that tests start."""
+    """Set before torch is imported; kernels and commands that tests start inherit it."""
     from vldm_mini import machine  # imports no torch
 
     os.environ["VLDM_SIZE"] = "xs"
-    os.environ["VLDM_PRECISION"] = "fp32"                                  # no stop-watch decides what a test computes
+    os.environ["VLDM_PRECISION"] = "fp32"          # no timing decides what a test computes
     os.environ["OMP_NUM_THREADS"] = str(machine.threads())
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")                           # no test needs the network
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")   # no test needs the network
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
@@ -33,9 +33,14 @@ def real_data():
 
 
 def pytest_collectstart(collector):
-    """Notebooks: compare no output that depends on the machine; skip one that asks for it before a kernel starts."""
-    if hasattr(collector, "skip_compare"):                                 # nbval's file collector
-        collector.skip_compare += ("stderr", "text/html", "image/svg+xml")
-        wish = json.loads(Path(collector.path).read_text(encoding="utf-8"))["metadata"].get("vldm", {}).get("skip_test")
-        if wish:
-            collector.collect = lambda: pytest.skip(wish)
+    """Notebooks: compare no output that depends on the machine.
+
+    One whose metadata gives a reason under vldm.skip_test is skipped before a kernel starts.
+    """
+    if not hasattr(collector, "skip_compare"):     # only nbval's file collector has it
+        return
+    collector.skip_compare += ("stderr", "text/html", "image/svg+xml")
+    book = json.loads(Path(collector.path).read_text(encoding="utf-8"))
+    reason = book["metadata"].get("vldm", {}).get("skip_test")
+    if reason:
+        collector.collect = lambda: pytest.skip(reason)

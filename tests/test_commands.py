@@ -77,7 +77,10 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 def test_a_missing_package_is_one_line_with_the_way_to_get_it(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jupyterlab", None)
     code, _, err = run(capsys, "lab")
-    assert code == 2 and "jupyterlab is not installed: pip install" in err and err.count("\n") == 1
+    assert code == 2 and err.count("\n") == 1
+    assert 'jupyterlab is not installed: pip install -e ".[notebooks]" -c constraints.txt' in err
+    assert '".[video]"' in commands._install("PIL") and '".[sd]"' in commands._install("peft")
+    assert commands._install("torch") == 'pip install -e "." -c constraints.txt'
 
 
 def test_out_of_memory_is_one_line(capsys, monkeypatch):

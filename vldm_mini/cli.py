@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         if (error.name or "").startswith("vldm_mini"):
             raise                                                  # a fault of ours: show where
-        install = 'pip install -e ".[notebooks,test]" -c constraints.txt'
-        return mistake(f"{error.name} is not installed: {install}" if error.name else error)
+        return mistake(f"{error.name} is not installed: {_install(error.name)}" if error.name
+                       else error)
     except (ValueError, OSError, FloatingPointError) as error:
         return mistake(error)
     except RuntimeError as error:
@@ -48,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+
+
+def _install(module: str) -> str:
+    """The command that installs a missing module, by the first extra that holds its package."""
+    from .report import requirements
+    package = {"PIL": "pillow", "yaml": "pyyaml"}.get(module, module)
+    for name, _, extra in requirements():
+        if name.lower() == package.lower():
+            what = f".[{extra}]" if extra else "."
+            return f'pip install -e "{what}" -c constraints.txt'
+    return 'pip install -e ".[notebooks,test]" -c constraints.txt'
 
 
 # --------------------------------------------------------------------------------------------------
