@@ -14,13 +14,14 @@ __version__ = "0.1.0"
 
 # name -> the module that defines it
 _PUBLIC = {
-    "Schedule": "diffusion", "ddim": "diffusion", "ddim_times": "diffusion", "guided": "diffusion",
+    "Schedule": "diffusion", "ScheduleConfig": "diffusion", "ddim": "diffusion",
+    "ddim_times": "diffusion", "guided": "diffusion",
     "UNet": "unet", "UNetConfig": "unet",
     "Clip": "temporal", "InsertionPoint": "temporal", "TemporalLayers": "temporal",
     "VideoModel": "temporal", "insert": "temporal",
     "Autoencoder": "autoencoder", "AutoencoderConfig": "autoencoder", "VideoDecoder": "autoencoder",
     "VideoUpsampler": "upsampler",
-    "PipelineConfig": "pipeline", "VideoLDM": "pipeline",
+    "PipelineConfig": "pipeline", "VideoLDM": "pipeline", "BoxImageLDM": "boxes",
 }
 _MODULES = (
     "autoencoder", "blocks", "boxes", "context", "datasets", "diffusion", "evaluation",
