@@ -1,6 +1,7 @@
 """One sitting on this machine: `train all --minutes M` from random weights, and what each step costs.
 
-VLDM_SITTING="driving m 9 runs/sitting" sets data, size, minutes and folder. A stage's matrix rate is
+VLDM_SITTING="driving m 9 runs/sitting" sets data, size, minutes and folder; `channels_last` or
+`compile` after them switches that option on. A stage's matrix rate is
 what torch counts as products and convolutions, forward and backward, over the wall time of a step;
 its share is of the rate of one large matrix product in the same number format here.
 """
@@ -20,9 +21,10 @@ DEFAULT = "driving m 9 runs/sitting"
 
 def run() -> dict:
     """Train, then collect {stage_steps, stage_ms, stage_gflop, stage_share, ...}."""
-    data, size, minutes, out = os.environ.get("VLDM_SITTING", DEFAULT).split()
+    data, size, minutes, out, *options = os.environ.get("VLDM_SITTING", DEFAULT).split()
     began, device = time.monotonic(), machine.device()
-    train_all(Request(data=data, size=size, minutes=float(minutes), out=Path(out), progress=False))
+    train_all(Request(data=data, size=size, minutes=float(minutes), out=Path(out), progress=False,
+                      **dict.fromkeys(options, True)))
     if device.type == "cuda":
         torch.cuda.synchronize()
     rate = matrix_gflops(device, machine.probe_precision(device))

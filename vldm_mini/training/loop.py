@@ -182,7 +182,9 @@ class Run:
             torch.set_float32_matmul_precision("high")
         for one in objectives:
             if settings.channels_last:
-                one.module.to(memory_format=torch.channels_last)
+                for p in one.module.parameters():
+                    if p.ndim == 4:
+                        p.data = p.data.contiguous(memory_format=torch.channels_last)
             if settings.compile:
                 one.module.compile()
         self.ema = EMA(objectives[0].module, settings.ema)
