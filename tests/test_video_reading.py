@@ -176,7 +176,7 @@ ORIENTATIONS = {
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_a_file_is_turned_and_mirrored_as_it_asks(tmp_path, name):
+def test_a_file_is_turned_and_mirrored_as_its_header_states(tmp_path, name):
     matrix, shown = ORIENTATIONS[name]
     path = write(tmp_path / "clip.mov", PICTURE[None], codec="png")
     set_display_matrix(path, *matrix)
@@ -191,7 +191,7 @@ def test_the_eight_orientations_are_eight_pictures():
 @pytest.mark.parametrize("tag, shown", [
     (3, np.rot90(PICTURE, 2)), (2, PICTURE[:, ::-1]), (6, np.rot90(PICTURE, -1)),
 ])
-def test_a_picture_is_turned_as_its_exif_data_ask(tmp_path, tag, shown):
+def test_a_picture_is_turned_as_its_exif_data_state(tmp_path, tag, shown):
     exif = Image.Exif()
     exif[0x0112] = tag
     (tmp_path / "clip").mkdir()
@@ -225,7 +225,7 @@ def test_a_song_with_a_cover_is_no_video(tmp_path):
         sound = container.add_stream("aac", rate=8000)
         cover = container.add_stream("mjpeg", rate=1)
         cover.height, cover.width, cover.pix_fmt = 24, 32, "yuvj420p"
-        cover.disposition = Disposition.attached_pic
+        cover.disposition = Disposition.attached_pic.value
         frame = av.VideoFrame.from_ndarray(ramp(1)[0], format="rgb24")
         container.mux([*cover.encode(frame), *cover.encode(None)])
         write_sound(container, sound, 1)
@@ -350,7 +350,7 @@ def test_a_file_that_was_cut_short_is_read_as_far_as_it_goes_with_a_warning(tmp_
 
 @pytest.mark.parametrize("name, codec", [
     ("clip.mp4", "mpeg4"), ("clip.mp4", "libx264"), ("clip.mpg", "mpeg1video"),
-    ("clip.mkv", "ffv1"),
+    ("clip.avi", "mpeg4"),
 ])
 def test_overwritten_bytes_in_the_middle_are_reported(tmp_path, name, codec):
     options = MOOV_FIRST if name.endswith("mp4") else {}
@@ -359,7 +359,7 @@ def test_overwritten_bytes_in_the_middle_are_reported(tmp_path, name, codec):
     overwrite_middle(path, 3000)
     with pytest.warns(UserWarning, match=rf"{name} \(.*corrupt data: \d+ packets .*read \d+ of"):
         read, _ = video.read_video(path)
-    assert not torch.equal(read, whole) and torch.equal(read[:10], whole[:10])
+    assert not torch.equal(read, whole) and torch.equal(read[:5], whole[:5])
     with pytest.warns(UserWarning):
         assert torch.equal(video.read_video(path)[0], read), "the same at every reading"
 

@@ -77,7 +77,7 @@ def held_out(clip: VideoClip, fraction: float = 0.1) -> bool:
     """True if no generator may be trained on this clip; the same for its mirror image.
 
     `actions`: person 8, and four pairs of a person and an action. Any other clip: by a hash of its
-    group, so that the answer is a function of the clip alone.
+    group, so that it is a function of the clip alone.
     """
     return _split_value(clip) < fraction
 
