@@ -249,3 +249,24 @@ def test_a_damaged_json_file_is_named_with_what_is_wrong(tmp_path, text, says):
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=rf"config\.json is damaged, {says}"):
         weights.read_json(path, ("conv", "attention", "alpha"))
+
+
+def test_a_damaged_record_and_a_damaged_config_of_temporal_layers_are_named(tmp_path):
+    from tests.tiny import tiny_unet
+    from vldm_mini.temporal import TemporalLayers, insert
+    from vldm_mini.training import Record
+    (tmp_path / "record.json").write_text('{"rows": [')
+    with pytest.raises(ValueError, match=r"record\.json is damaged, it is no JSON"):
+        Record.load(tmp_path)
+    unet = tiny_unet()
+    insert(unet).save_pretrained(tmp_path / "temporal")
+    config = tmp_path / "temporal" / "config.json"
+    whole = config.read_text()
+    config.write_text(whole[:40])
+    with pytest.raises(ValueError, match=r"temporal.config\.json is damaged, it is no JSON"):
+        TemporalLayers.from_pretrained(tmp_path / "temporal", tiny_unet())
+    settings = json.loads(whole)
+    del settings["conv"]
+    config.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"temporal.config\.json is damaged, it lacks conv"):
+        TemporalLayers.from_pretrained(tmp_path / "temporal", tiny_unet())

@@ -12,7 +12,6 @@ Paper: Fig. 5, sections 3.1 to 3.4. Chapters 00, 04, 06, 07 and 08 walk through 
     large = model.smooth_video(labels, kind="pixel")        # section 3.4: and four times as high
 """
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,7 +44,7 @@ from .layer_classes import LayerClass
 from .temporal import TemporalLayers, VideoModel, band
 from .unet import UNet
 from .upsampler import VideoUpsampler
-from .weights import CONFIG, load_config, shipped
+from .weights import CONFIG, load_config, read_json, shipped
 
 # the stages conditioned on frames that a folder of weights may hold beside the first three
 CONTEXT_STAGES = ("prediction", "interpolation")
@@ -59,7 +58,7 @@ def _accepts(module: nn.Module, name: str) -> bool:
 def _load_backbone(folder: Path) -> nn.Module:
     """Our UNet, or the diffusers model whose class stands in config.json."""
     path = folder / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     if "_class_name" not in config:
         return UNet.from_pretrained(folder)
     import diffusers

@@ -116,7 +116,7 @@ def pack(data: str, size: Size, path: str | Path) -> int:
 
 def unpack(path: str | Path, size: Size) -> list[video.VideoClip]:
     """Read what `pack` wrote. Raises ValueError if it was packed for another height."""
-    tensors = weights.load_tensors(path)
+    tensors = weights.load_tensors(path, cure="pack it again: python -m vldm_mini data pack NAME")
     about = json.loads(bytes(tensors["about"].tolist()))
     if about["pixels"] != size.pixels:
         raise ValueError(f"{path} holds frames {about['pixels']} pixels high, and size {size.name} "
@@ -262,7 +262,7 @@ def cached_latents(data: str, out: str | Path, clips: list, others: list = ()) -
         model = Autoencoder.from_pretrained(folder).to(machine.device())
         tensors = {f"{i:06d}": clip for i, clip in enumerate(encode_clips(model, clips))}
         weights.save_tensors(path, tensors | (driving_truth(clips) if data == "driving" else {}))
-    tensors = weights.load_tensors(path)
+    tensors = weights.load_tensors(path, cure="delete it; the clips are then encoded again")
     encoded = [tensors[name] for name in sorted(tensors) if name.isdigit()]
     names = [clip.name for clip in clips]
     if data == "driving":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import machine
-from ..weights import write_text
+from ..weights import read_json, write_text
 
 LEVELS = 10                                   # bins of tau in which the recorder keeps the loss
 
@@ -34,7 +34,7 @@ class Record:
         if not path.is_file():
             raise FileNotFoundError(f"no record.json in {folder}; a running or finished training "
                                     "writes one")
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return cls(**read_json(path))
 
 
 def provenance(device: torch.device | None = None) -> dict:
