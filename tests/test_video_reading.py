@@ -1,6 +1,7 @@
 """Reading videos: the right frames, at the right times, the right way up; damage is reported."""
 
 import gc
+import itertools
 import warnings
 import weakref
 
@@ -362,6 +363,27 @@ def test_overwritten_bytes_in_the_middle_are_reported(tmp_path, name, codec):
     assert not torch.equal(read, whole) and torch.equal(read[:5], whole[:5])
     with pytest.warns(UserWarning):
         assert torch.equal(video.read_video(path)[0], read), "the same at every reading"
+
+
+class FailingContainer:
+    """An open container whose disk fails after a number of packets."""
+
+    def __init__(self, container, packets):
+        self.container, self.packets = container, packets
+        self.streams, self.duration = container.streams, container.duration
+        self.start_time = container.start_time
+
+    def demux(self):
+        yield from itertools.islice(self.container.demux(), self.packets)
+        raise av.error.OSError(5, "Input/output error")
+
+
+def test_frames_before_an_error_of_the_disk_are_read(tmp_path):
+    with av.open(str(write(tmp_path / "clip.mkv", ramp(8)))) as container:
+        decoder = decoding.Decoder(FailingContainer(container, 5))
+        read = [frame.to_ndarray(format="rgb24") for _, frame in decoder.frames()]
+        assert np.array_equal(np.stack(read), ramp(8)[:5])
+        assert decoder.damage() == "it may be cut short; read 5 of 8 frames"
 
 
 def test_sound_that_is_longer_than_the_picture_is_no_damage(tmp_path, no_warnings):
