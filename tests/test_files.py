@@ -195,7 +195,7 @@ def test_a_state_is_a_safetensors_file_that_any_reader_opens(tmp_path):
 
 
 def test_what_a_state_cannot_hold_is_named_and_nothing_is_written(tmp_path):
-    with pytest.raises(TypeError, match=r"state\.a\.1 holds a set: a state is made of tensors"):
+    with pytest.raises(TypeError, match=r"state\.a\.1 holds a set: a state may hold tensors"):
         weights.save_state(tmp_path / "s", {"a": [1, {2}]})
     with pytest.raises(TypeError, match="state holds a tuple"):
         weights.save_state(tmp_path / "s", {(1, 2): 3})
@@ -212,7 +212,7 @@ def test_a_damaged_state_says_that_deleting_it_helps(tmp_path, damage):
         weights.load_state(path)
 
 
-def test_weights_in_place_of_a_state_are_refused(tmp_path):
+def test_a_file_of_weights_is_refused_as_a_state(tmp_path):
     weights.save_tensors(tmp_path / "x", {"x": torch.ones(2)})
     with pytest.raises(ValueError, match="is damaged or no checkpoint of a run"):
         weights.load_state(tmp_path / "x")

@@ -4,11 +4,13 @@ import ast
 import io
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tokenize
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -220,6 +222,27 @@ def test_a_wheel_holds_every_folder_of_the_package():
     folders = {file.parent.relative_to(ROOT) for file in PACKAGE if file.name == "__init__.py"}
     listed = set(tools["setuptools"]["packages"]) - {"vldm_mini.data"}
     assert listed == {".".join(folder.parts) for folder in folders}
+
+
+def test_a_wheel_builds_and_holds_all_that_an_installed_package_reads(tmp_path):
+    pytest.importorskip("setuptools")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-docs"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "vldm_mini", tmp_path / "vldm_mini",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "data").mkdir()
+    for name in ("catalogue.json", "checkpoints.json"):
+        shutil.copy(ROOT / "data" / name, tmp_path / "data")
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]) as wheel:
+        held = set(wheel.namelist())
+    assert {file.relative_to(ROOT).as_posix() for file in PACKAGE} <= held
+    assert {f"vldm_mini/data/{name}.json" for name in ("catalogue", "checkpoints")} <= held
+    assert "vldm_mini/teaching/demo.html" in held
+    assert {"LICENSE", "LICENSE-docs"} <= {Path(name).name for name in held}
 
 
 # -- symbols ---------------------------------------------------------------------------------------

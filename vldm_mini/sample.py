@@ -43,7 +43,7 @@ def options(sub: argparse.ArgumentParser) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    """One video from trained weights: an animated WebP, a PNG film strip and an x-t slice.
+    """One video from trained weights: an animated WebP, a PNG of its frames and an x-t slice.
 
     With --minutes, a long video that is written while it is generated; with --smooth, one at 16
     times the frame rate; with --large, one of four times the height: these are .mp4 files. With

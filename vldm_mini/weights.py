@@ -180,7 +180,7 @@ def _plain(value: Any, name: str) -> Any:
     """The value, if it is one that JSON keeps exactly."""
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"{name} holds a {type(value).__name__}: a state is made of tensors, numbers, "
+    raise TypeError(f"{name} holds a {type(value).__name__}: a state may hold tensors, numbers, "
                     "text, None, and dict, list or tuple of these")
 
 
