@@ -1,1 +1,1 @@
-"""Tests: a file for each module, each test named after the claim that it checks. Run them: python -m vldm_mini test."""
+"""Tests. `python -m vldm_mini test` runs them; tests/benchmarks measures what takes longer."""
