@@ -124,6 +124,13 @@ def test_a_video_does_not_depend_on_the_others_of_its_batch(model, bend):
     assert torch.allclose(first, model.generate(bend, seed=5), atol=1e-3)
 
 
+def test_clips_of_a_batch_have_later_noise_of_their_own(model, bend):
+    noise = model.noise(1, 4, seed=9).repeat(2, 1, 1, 1, 1)
+    video = model.generate(bend.repeat(2, 1), noise=noise)
+    assert not torch.allclose(video[0], video[1], atol=1e-3)
+    assert torch.allclose(video[:1], model.generate(bend, noise=noise[:1]), atol=1e-3)
+
+
 def test_the_starting_noise_can_be_given_and_the_seed_still_gives_the_later_noise(model, bend):
     given = model.generate(bend, noise=model.noise(1, 4, seed=9), seed=9)
     assert torch.equal(given, model.generate(bend, seed=9))
