@@ -163,7 +163,7 @@ def test_labels_are_names_or_numbers_and_the_null_label_if_left_out(model):
     (dict(action="fly"), "unknown action 'fly'; choose from: wave, jump, bend, sit"),
     (dict(person=12), r"person must lie in 0\.\.8, got 12"),
     (dict(action=-1), r"action must lie in 0\.\.3, got -1"),
-    (dict(colour="red"), "unknown label 'colour'; this model knows action, person")])
+    (dict(colour="red"), "unknown label 'colour'; the labels of this model: action, person")])
 def test_an_unknown_label_is_refused_with_those_that_are_known(model, values, message):
     with pytest.raises(ValueError, match=message):
         model.labels(**values)

@@ -562,6 +562,28 @@ def test_a_readers_own_layer_class_loads_beside_layers_of_ours(whole_folder, ben
     assert others == {"TemporalConv", "TemporalAttention"}
 
 
+class Wrapped(torch.nn.Module):
+    """A backbone as torch.compile, PEFT or DDP wrap it: its signature says nothing."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+    def forward(self, *args, **how):
+        return self.inner(*args, **how)
+
+
+def test_a_wrapped_backbone_still_receives_its_labels(model, bend):
+    wrapped = VideoLDM(model.autoencoder, Wrapped(model.theta), model.layers, CONFIG)
+    assert torch.equal(wrapped.generate(bend, seed=1), model.generate(bend, seed=1))
+
+
 @pytest.fixture(scope="module")
 def diffusers_backbone():
     diffusers = pytest.importorskip("diffusers")

@@ -36,7 +36,7 @@ def box_map(boxes: Sequence | Tensor, height: int, width: int) -> Tensor:
     MINI: the paper does not say how boxes enter its network. Channel 0 is 1 wherever boxes are
     given (0 everywhere if the model is not conditioned on boxes); channel 1 is the share of a cell
     inside a box; channels 2 and 3 are the position inside the box, right and down, from -1 to 1, by
-    which adjacent boxes are told apart. A near box covers a far one. Raises ValueError for a box
+    which adjacent boxes are distinguished. A near box covers a far one. Raises ValueError for a box
     that is empty or reaches outside [0, 1].
     """
     out = torch.zeros(BOX_CHANNELS, height, width)

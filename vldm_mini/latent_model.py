@@ -149,7 +149,7 @@ class LatentModel:
         """
         known = dict(self.config.label_names)
         for name in values.keys() - known.keys():
-            raise ValueError(f"unknown label {name!r}; this model knows "
+            raise ValueError(f"unknown label {name!r}; the labels of this model: "
                              f"{', '.join(known) or 'none'}")
         ids = []
         for name, classes in known.items():

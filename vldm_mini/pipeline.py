@@ -51,8 +51,9 @@ CONTEXT_STAGES = ("prediction", "interpolation")
 
 
 def _accepts(module: nn.Module, name: str) -> bool:
-    """Whether the forward pass of a module has an argument of that name."""
-    return name in inspect.signature(module.forward).parameters
+    """Whether the forward pass of a module takes an argument of that name."""
+    parameters = inspect.signature(module.forward).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _load_backbone(folder: Path) -> nn.Module:
@@ -129,7 +130,7 @@ class VideoLDM(LatentModel):
     def _denoiser(self, model: VideoModel, labels: Tensor, text: Tensor | None = None,
                   **arguments) -> Callable[[Tensor, Tensor], Tensor]:
         """A denoiser in float32 around a network in any number format, with its conditions."""
-        if _accepts(self.theta, "labels"):
+        if hasattr(self.theta, "null_labels"):
             arguments["labels"] = labels
         if text is not None:
             takes_text = _accepts(self.theta, "encoder_hidden_states")
@@ -140,7 +141,7 @@ class VideoLDM(LatentModel):
         return denoise
 
     def _null_labels(self, labels: Tensor) -> Tensor:
-        if _accepts(self.theta, "labels"):
+        if hasattr(self.theta, "null_labels"):
             return self.theta.null_labels(len(labels), self.device)
         return labels
 
