@@ -59,6 +59,9 @@ def load_tensors(path: Path | str, cure: str = "fetch or save it again") -> dict
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
+    if log := os.environ.get("VLDM_WEIGHTS_LOG"):      # which weights a stored result depends on
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{Path(path).resolve()}\n")
     try:
         return unpacked(load(_read(path, f"no weights at {path}; train them, or give the folder "
                                          "that holds them")))

@@ -1,70 +1,86 @@
-"""Are the frames between two true key frames better than a blend of the two?
+"""Are frames generated between two true key frames better than linear interpolation of the two?
 
-Held-out drives, 80 clips of two true key frames each, windows of five frames at 7.5 a second (regime 0) and at 30
-(regime 1), the renderer's own frames between as the truth. Scored where something moves: the half of the clips whose
-true frames change most. gain_db_7_5, gain_db_30: PSNR of the mean of 4 samples minus that of the linear blend of the
-same decoded key frames, frames between only, so that given frames count for nothing. sharpness_ratio: gradient energy of
-single samples over the truth's, the worse of both rates; beside it that of the blend, and of the truth, encoded and
-decoded, which no answer can pass honestly. feature_gain: Fréchet distance of the films' features to the truth, blend over
-single samples, the worse of both rates.
+Held-out clips, 80 of two true key frames each, windows of five frames at 7.5 a second (regime 0)
+and at 30 (regime 1), the renderer's own frames between as the truth. Scored where something
+moves: the half of the clips whose true frames change most. gain_db_7_5, gain_db_30: PSNR of the
+mean of 4 samples minus that of linear interpolation between the same decoded key frames, frames
+between only, so that given frames count for nothing. sharpness_ratio: gradient energy of single
+samples over the truth's, the worse of both rates; beside it that of linear interpolation, and of
+the truth, encoded and decoded, which is the most that latents allow. feature_gain: Fréchet
+distance of the videos' features to the truth, linear interpolation over single samples, the worse
+of both rates.
 """
+from pathlib import Path
+
 import torch
 from einops import rearrange
+from torch import Tensor
 
-from vldm_mini import weights
 from vldm_mini.datasets import driving, video
 from vldm_mini.evaluation import driving_samples, measures
+from vldm_mini.evaluation.driving_classifiers import SceneClassifier
+from vldm_mini.evaluation.flicker import gradient_energy
 from vldm_mini.pipeline import VideoLDM
-from vldm_mini.training import recipes
+from vldm_mini.training.stages.context import INTERPOLATION_FPS
+
+from ._common import feature_distance, number, shipped_folder
 
 N, SAMPLES, SEED = 80, 4, 5
 
 
-def truth(fps, n=N):
-    """-> clips, (n 5 3 64 128) in [-1, 1]."""
+def true_videos(fps: float, n: int = N) -> tuple[list, Tensor]:
+    """-> clips, videos (n 5 3 64 128) in [-1, 1]."""
     seeds = driving.seeds("held_out", n, first=30_000)
     clips = [driving.DrivingClip(seed, 5, 64, fps, start=3 * (seed % 3)) for seed in seeds]
     return clips, torch.stack([video.to_float(clip.frames) for clip in clips])
 
 
-def gradient_energy(x):
-    """Of films (n t 3 h w), frames between only -> (n,)."""
-    x = x[:, 1:-1]
-    return x.diff(dim=-1).square().flatten(1).mean(1) + x.diff(dim=-2).square().flatten(1).mean(1)
+def linear(ends: Tensor) -> Tensor:
+    """Two frames (n 2 3 h w) -> five (n 5 3 h w), linear interpolation between them."""
+    first, last = ends.split(1, dim=1)
+    share = torch.linspace(0, 1, 5)[None, :, None, None, None]
+    return (1 - share) * first + share * last
 
 
 @torch.no_grad()
-def at(model, classify, fps, regime, n=N):
+def of_regime(model: VideoLDM, classifier: SceneClassifier, fps: float, regime: int,
+              n: int = N) -> dict:
     """All figures of one regime."""
-    clips, x = truth(fps, n)
+    clips, x = true_videos(fps, n)
     labels = driving_samples.labels_of(clips)
     z = rearrange(model.autoencoder.encode(x.flatten(0, 1)), "(b t) c h w -> b t c h w", b=n)
     ends = z[:, [0, -1]]
-    films = [model.decode(model.interpolate(ends, labels, regime, seed=SEED + k)) for k in range(SAMPLES)]
-    a, b = model.decode(ends).split(1, dim=1)
-    share = torch.linspace(0, 1, 5)[None, :, None, None, None]
-    blend = (1 - share) * a + share * b
-    moving = (change := x.diff(dim=1).square().flatten(1).mean(1)) >= change.median()
-    between = lambda y: measures.psnr(y[moving, 1:-1], x[moving, 1:-1]).mean()                           # noqa: E731
-    sharp = lambda y: float((gradient_energy(y)[moving] / gradient_energy(x)[moving]).median())         # noqa: E731
-    said = {name: classify.classify(y).films for name, y in (("sample", films[0]), ("blend", blend), ("truth", x))}
-    return {"mean_db": round(float(between(torch.stack(films).mean(0))), 3),
-            "single_db": round(float(between(films[0])), 3), "blend_db": round(float(between(blend)), 3),
-            "decoded_truth_db": round(float(between(model.decode(z))), 3),
-            "sharpness": round(sharp(films[0]), 3), "blend_sharpness": round(sharp(blend), 3),
-            "decoded_truth_sharpness": round(sharp(model.decode(z)), 3),
-            "distance": measures.frechet(said["sample"], said["truth"]),
-            "blend_distance": measures.frechet(said["blend"], said["truth"]), "moving": int(moving.sum())}
+    sampled = torch.stack([model.decode(model.interpolate(ends, labels, regime, seed=SEED + k))
+                           for k in range(SAMPLES)])
+    interpolated, decoded_truth = linear(model.decode(ends)), model.decode(z)
+    change = x.diff(dim=1).square().flatten(1).mean(1)
+    moving = change >= change.median()
+
+    def between_db(videos: Tensor) -> float:
+        return number(measures.psnr(videos[moving, 1:-1], x[moving, 1:-1]).mean(), 3)
+
+    def sharpness(videos: Tensor) -> float:
+        ratio = gradient_energy(videos[moving, 1:-1]) / gradient_energy(x[moving, 1:-1])
+        return number(ratio.median(), 3)
+    of_true = classifier.classify(x)
+    distance = feature_distance(classifier.classify(sampled[0]), of_true, "video")
+    linear_distance = feature_distance(classifier.classify(interpolated), of_true, "video")
+    return {"mean_db": between_db(sampled.mean(0)), "single_db": between_db(sampled[0]),
+            "linear_db": between_db(interpolated), "decoded_truth_db": between_db(decoded_truth),
+            "sharpness": sharpness(sampled[0]), "linear_sharpness": sharpness(interpolated),
+            "decoded_truth_sharpness": sharpness(decoded_truth), "distance": distance,
+            "linear_distance": linear_distance, "moving": int(moving.sum())}
 
 
-def run(folder=None, n=N):
+def run(folder: Path | None = None, n: int = N) -> dict:
     """All figures; arguments are for tests."""
-    folder = folder or weights.shipped(driving_samples.WEIGHTS)
-    model, classify = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)[0]
-    table = {f"{fps:g}": at(model, classify, fps, regime, n) for regime, fps in enumerate(recipes.INTERPOLATION_FPS)}
+    folder = shipped_folder(folder, driving_samples.WEIGHTS)
+    model, (classifier, _) = VideoLDM.from_pretrained(folder), driving_samples.classifiers(folder)
+    table = {f"{fps:g}": of_regime(model, classifier, fps, regime, n)
+             for regime, fps in enumerate(INTERPOLATION_FPS)}
     slow, fast = table.values()
-    return {"gain_db_7_5": round(slow["mean_db"] - slow["blend_db"], 3),
-            "gain_db_30": round(fast["mean_db"] - fast["blend_db"], 3),
+    gains = [row["linear_distance"] / row["distance"] for row in (slow, fast)]
+    return {"gain_db_7_5": round(slow["mean_db"] - slow["linear_db"], 3),
+            "gain_db_30": round(fast["mean_db"] - fast["linear_db"], 3),
             "sharpness_ratio": min(slow["sharpness"], fast["sharpness"]),
-            "feature_gain": round(min(row["blend_distance"] / row["distance"] for row in (slow, fast)), 3),
-            "n": n, "table": table}
+            "feature_gain": round(min(gains), 3), "n": n, "table": table}

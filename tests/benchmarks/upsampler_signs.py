@@ -1,53 +1,76 @@
-"""The figures of `upsampler` on real video: the held-out clips of `signs`, 64x64 to 256x256, both upsamplers.
+"""The figures of `upsampler` on real video: held-out clips of `signs`, 64x64 to 256x256.
 
-As `upsampler`, 20 patches of each clip, as fast as they were filmed; features are those of the driving classify, which has
-never seen a hand: they tell textures and edges apart, no more. The floor is of other patches of the same clips. Beside
-them the pixel upsampler of `driving`, which has never seen real video: on the same patches, and on `road`, 256x512 of
-two clips from a car, 40 patches of each; nothing was trained on it. Sheets (bicubic, drawn, true): data/media/signs.webp, runs/samples/road.webp.
+As `upsampler`, 20 patches of each clip at its own frame rate, both upsamplers; features are those
+of the driving scene classifier, which has never seen a hand: they distinguish textures and edges,
+no more. The floor is of other patches of the same clips. Beside them the pixel upsampler of
+`driving`, which has never seen real video: on the same patches, and on `road`, 256x512 of two
+dash-cam clips, 40 patches of each; nothing was trained on it. Sheets (bicubic, sampled, true):
+data/media/signs.webp, runs/samples/road.webp.
 """
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
 from vldm_mini import weights
 from vldm_mini.datasets import video
-from vldm_mini.evaluation import action_samples, driving_samples
+from vldm_mini.evaluation import driving_samples, samples
+from vldm_mini.evaluation.flicker import follow_motion
 from vldm_mini.teaching import pictures
-from vldm_mini.training.upsampler_recipes import SIZES, large_clips
-from vldm_mini.upsampler import KINDS, VideoUpsampler
+from vldm_mini.training.sizes import SIZES
+from vldm_mini.training.stages.upsampler import large_clips
+from vldm_mini.upsampler import KINDS, VideoUpsampler, bicubic, shrunk
 
-from .upsampler import FRAMES, HEIGHT, MARGIN, SEED, WIDTH, bicubic, compared, followed, inner, kept, shrunk
+from .upsampler import FRAMES, PATCH, SEED, compare, corner, inner, kept
 
 EACH, MEANS = 20, 8
 
 
-def patches(films, each=EACH, first=0):
-    """Films uint8 (t h w 3) -> (n 8 3 96 160), at moments and insertion_points drawn evenly."""
-    out, h, w = [], HEIGHT + 8 * MARGIN, WIDTH + 8 * MARGIN
-    for k, film in enumerate(films):
+def patches(clips: Sequence[video.VideoClip], each: int = EACH, first: int = 0) -> Tensor:
+    """-> (n 8 3 96 160), at times and positions sampled uniformly, `each` of every clip."""
+    out = []
+    for k, clip in enumerate(clips):
+        frames = clip.frames
         for i in range(each):
-            g = torch.Generator().manual_seed(1000 * k + first + i)
-            at = int(torch.randint(len(film) - FRAMES + 1, (1,), generator=g))
-            top, left = (4 * int(torch.randint((size - side) // 4 + 1, (1,), generator=g))
-                         for size, side in zip(film.shape[1:3], (h, w)))
-            out.append(video.to_float(film[at:at + FRAMES, top:top + h, left:left + w]))
+            generator = torch.Generator().manual_seed(1000 * k + first + i)
+            at = int(torch.randint(len(frames) - FRAMES + 1, (1,), generator=generator))
+            top, left = corner(generator, frames.shape[1:3], PATCH)
+            window = frames[at:at + FRAMES, top:top + PATCH[0], left:left + PATCH[1]]
+            out.append(video.to_float(window))
     return torch.stack(out)
 
 
-def run(folder=None, each=EACH, means=MEANS):
+def save_sheet(path: Path, x: Tensor, sampled: Tensor) -> None:
+    """Bicubic, sampled and true first frames of four patches."""
+    every = len(x) // 4 or 1
+    columns = [inner(y)[::every, 0] for y in (bicubic(shrunk(x)), sampled, x)]
+    image = pictures.strip(torch.stack(columns, 1)).image
+    pictures.write_beside(path, pictures.encode_image(image, "webp", quality=85))
+
+
+def run(folder: Path | None = None, each: int = EACH, means: int = MEANS) -> dict:
     """All figures; arguments are for tests."""
     folder, other = folder or weights.shipped("signs"), weights.shipped(driving_samples.WEIGHTS)
-    classify = driving_samples.classifiers(other)[0]
-    signs, clips = large_clips("signs", SIZES["s"], "held_out"), video.load("road", size=(256, 512))
-    signs, road = ((x := patches(films, k), patches(films, k, 500), followed(inner(x))) for films, k in
-                   ((signs, each), ([clip.frames for clip in clips], 2 * each)))
-    found = {kind: compared(VideoUpsampler.from_pretrained(folder, kind), *signs, classify, kept(folder, kind), means)
+    classifier, _ = driving_samples.classifiers(other)
+    sets = {"signs": (large_clips("signs", SIZES["s"].upsampler, "held_out"), each),
+            "road": (video.load("road", size=(256, 512)), 2 * each)}
+    x = {name: patches(clips, n) for name, (clips, n) in sets.items()}
+    others = {name: patches(clips, n, 500) for name, (clips, n) in sets.items()}
+    motion = {name: follow_motion(inner(some)) for name, some in x.items()}
+
+    def of(upsampler: VideoUpsampler, name: str, folder: Path, kind: str) -> dict:
+        return compare(upsampler, x[name], others[name], motion[name], classifier,
+                       kept(folder, kind), means)
+    found = {kind: of(VideoUpsampler.from_pretrained(folder, kind), "signs", folder, kind)
              for kind in KINDS}
-    plain = VideoUpsampler.from_pretrained(other)
-    beside = {f"driving's weights on {name}": compared(plain, *x, classify, kept(other, "pixel"), means)
-              for name, x in (("signs", signs), ("road", road))}
-    where = {"signs": action_samples.ROOT / "data" / "films" / "signs.webp", "road": action_samples.RUNS / "samples" / "road.webp"}
-    for name, by, up, x in (("signs", folder, VideoUpsampler.from_pretrained(folder), signs[0]), ("road", other, plain, road[0])):
-        films = bicubic(shrunk(x)), kept(by, "pixel")(up, shrunk(x), seed=SEED), x
-        sheet = torch.stack([inner(y)[::len(x) // 4 or 1, 0] for y in films], 1)
-        if each == EACH:
-            pictures.write_beside(where[name], pictures.encode_image(pictures.strip(sheet).image, "webp", quality=85))
+    of_driving = VideoUpsampler.from_pretrained(other)
+    beside = {f"driving's weights on {name}": of(of_driving, name, other, "pixel") for name in sets}
+    if each == EACH:
+        for name, path, by, upsampler in (
+                ("signs", samples.ROOT / "data" / "media" / "signs.webp", folder,
+                 VideoUpsampler.from_pretrained(folder)),
+                ("road", samples.RUNS / "samples" / "road.webp", other, of_driving)):
+            sampled = kept(by, "pixel")(upsampler, shrunk(x[name]), seed=SEED)
+            save_sheet(path, x[name], sampled)
     return found["pixel"] | {"latent": found["latent"]} | beside
