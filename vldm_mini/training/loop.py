@@ -87,7 +87,8 @@ def train(folder: str | Path, settings: Settings, objectives: list[Objective],
     """
     from tqdm.auto import tqdm
     folder, watch = writable(folder), watch or Watch()
-    with locked(folder):
+    # one process writes; the others of a group only compute
+    with locked(folder) if process_rank() == 0 else nullcontext():
         run = Run(folder, settings, objectives, resume, identity or {})
         strips = log_spaced(settings.steps, watch.num_strips) if watch.strip else set()
         validations = evenly_spaced(settings.steps, watch.num_validations) if watch.validate else set()
@@ -139,6 +140,11 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if ready else 1
 
 
+def process_rank() -> int:
+    """The number of this process among those that train together."""
+    return torch.distributed.get_rank() if world_size() > 1 else 0
+
+
 @dataclass
 class Totals:
     """Sums since the last row of the record, on the device."""
@@ -173,7 +179,7 @@ class Run:
         self.folder, self.settings, self.objectives = folder, settings, objectives
         self.step, self.identity = 0, identity
         self.device = next(objectives[0].module.parameters()).device
-        self.rank = torch.distributed.get_rank() if world_size() > 1 else 0
+        self.rank = process_rank()
         self.precision = settings.precision or machine.probe_precision(self.device)
         self.trained = [[p for p in one.module.parameters() if p.requires_grad] for one in objectives]
         self.optimizers = [make_optimizers(one.module, one.muon, one.betas) for one in objectives]

@@ -22,26 +22,27 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """One step on all parameters that have a gradient."""
         for group in self.param_groups:
-            by_shape: dict[tuple, list[nn.Parameter]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape.setdefault(tuple(p.flatten(1).shape), []).append(p)
-            for ps in by_shape.values():
-                self._step_of_one_shape(ps, group)
+            momentum, decay = group["momentum"], 1 - group["lr"] * group["weight_decay"]
+            ps = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad for p in ps]
+            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in ps]
+            torch._foreach_lerp_(buffers, grads, 1 - momentum)
+            nesterov = torch._foreach_lerp(grads, buffers, momentum)
+            torch._foreach_mul_(ps, decay)
+            for numbers in self._of_one_shape(ps):
+                steps = orthogonal(torch.stack([nesterov[i].flatten(1) for i in numbers]))
+                # 0.2 sqrt(longer side): the root mean square of a step of AdamW
+                size = 0.2 * group["lr"] * max(steps.shape[1:]) ** 0.5
+                parts = [step.view_as(ps[i]) for i, step in zip(numbers, steps)]
+                torch._foreach_sub_([ps[i] for i in numbers], parts, alpha=size)
 
-    def _step_of_one_shape(self, ps: list[nn.Parameter], group: dict) -> None:
-        momentum = group["momentum"]
-        nesterov = []
-        for p in ps:
-            buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-            buffer.lerp_(p.grad, 1 - momentum)
-            nesterov.append(p.grad.lerp(buffer, momentum).flatten(1))
-        steps = orthogonal(torch.stack(nesterov))
-        # 0.2 sqrt(longer side): the root mean square of a step of AdamW
-        size = 0.2 * group["lr"] * max(steps.shape[1:]) ** 0.5
-        for p, step in zip(ps, steps):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.sub_(size * step.view_as(p))
+    @staticmethod
+    def _of_one_shape(ps: list[nn.Parameter]) -> list[list[int]]:
+        """The numbers of the parameters whose matrices have one shape, shape by shape."""
+        found: dict[tuple, list[int]] = {}
+        for number, p in enumerate(ps):
+            found.setdefault(tuple(p.flatten(1).shape), []).append(number)
+        return list(found.values())
 
 
 def orthogonal(x: Tensor, steps: int = 5) -> Tensor:

@@ -107,13 +107,14 @@ M = Size(
     upsampler=UpsamplerSize(pixels=256, patch=80, frames=8, clips=300,
                             widths=dict(channels=(96, 128)),
                             autoencoder=AutoencoderConfig((64, 96), local=True)),
+    # batches that fill an H100: at half of them a step takes hardly less time
     stages=dict(
-        autoencoder=Settings(8000, 64, 1e-3), image=Settings(30000, 256, 1e-3),
-        temporal=Settings(20000, 48, 1e-3), decoder=Settings(4000, 16, 1e-3),
-        prediction=Settings(10000, 48, 1e-3), interpolation=Settings(10000, 64, 1e-3),
-        boxes=Settings(6000, 256, 1e-3),
-        **_upsampler_stages(Settings(4000, 64, 1e-3), Settings(10000, 64, 1e-3),
-                            Settings(8000, 16, 1e-3))),
+        autoencoder=Settings(8000, 256, 1.5e-3), image=Settings(30000, 1024, 2e-3),
+        temporal=Settings(20000, 128, 2e-3), decoder=Settings(4000, 32, 1e-3),
+        prediction=Settings(10000, 128, 1.5e-3), interpolation=Settings(10000, 192, 1.5e-3),
+        boxes=Settings(6000, 1024, 1.5e-3),
+        **_upsampler_stages(Settings(4000, 128, 1.5e-3), Settings(10000, 256, 2e-3),
+                            Settings(8000, 48, 2e-3))),
     clips=1500)
 
 # ---------------------------------------------------------------------------------------------------
