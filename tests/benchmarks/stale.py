@@ -1,6 +1,6 @@
 """Stored results and notebooks whose weights are not those that ship today.
 
-    python -m tests.benchmarks stale
+    python -m tests.benchmarks stale [--prune]
 
 Each stored result and each notebook holds the checksums of the shipped weights that it loaded.
 One is out of date if a checksum differs from today's, or if it holds none.
@@ -67,11 +67,24 @@ def exceptions() -> dict[str, dict]:
     return {entry["name"]: entry for entry in json.loads(EXCEPTIONS.read_text(encoding="utf-8"))}
 
 
+def prune(found: list[Stale]) -> None:
+    """Take exceptions that are not in `found` out of tests/stale_exceptions.json."""
+    needed = {one.name for one in found}
+    kept = [entry for name, entry in exceptions().items() if name in needed]
+    EXCEPTIONS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line: one line each; returns 1 if something is out of date and not excepted."""
-    argparse.ArgumentParser("python -m tests.benchmarks stale",
-                            description=__doc__.partition("\n")[0]).parse_args(argv)
-    known, found = exceptions(), stale()
+    parser = argparse.ArgumentParser("python -m tests.benchmarks stale",
+                                     description=__doc__.partition("\n")[0])
+    parser.add_argument("--prune", action="store_true",
+                        help="take exceptions that are no longer needed out of the file")
+    args = parser.parse_args(argv)
+    found = stale()
+    if args.prune:
+        prune(found)
+    known = exceptions()
     for one in found:
         reason = known.get(one.name, {}).get("reason")
         print(f"{one.name}: {one.why}" + (f" (excepted: {reason})" if reason else ""))

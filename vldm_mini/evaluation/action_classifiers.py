@@ -173,7 +173,7 @@ def classifier_report(classifiers: ActionClassifiers, videos: Tensor, actions: T
 def classifier_table(classifiers: ActionClassifiers, clips: Sequence[VideoClip], seed: int = 0,
                      step: int = 2) -> dict[str, dict]:
     """{name: classifier_report} of the windows held out from the classifiers ("real") and of every
-    baseline made of them."""
+    baseline derived from them."""
     videos, actions, persons = held_out_windows(clips, classifiers.config, step)
     rows = {"real": videos, **baselines(videos, torch.Generator().manual_seed(seed))}
     return {name: classifier_report(classifiers, some, actions, persons)
