@@ -80,7 +80,8 @@ def measure(name: str, threads: int | None = None) -> dict:
         figures = module.run()
     minutes, date = (time.perf_counter() - start) / 60, datetime.datetime.now(datetime.UTC)
     return {"name": name, **figures, "minutes": round(minutes, 2),
-            "date": f"{date:%Y-%m-%d %H:%M} UTC", **commit(), **hardware(), "weights": used.checksums}
+            "date": f"{date:%Y-%m-%d %H:%M} UTC", **commit(), **hardware(),
+            "weights": used.checksums}
 
 
 def commit() -> dict:

@@ -31,7 +31,7 @@ from torch import Tensor
 from vldm_mini.datasets import driving, video
 from vldm_mini.evaluation import driving_samples, measures, samples
 from vldm_mini.evaluation.baselines import blurred_in_time
-from vldm_mini.evaluation.driving_classifiers import ScenePrediction, SceneClassifier
+from vldm_mini.evaluation.driving_classifiers import SceneClassifier, ScenePrediction
 from vldm_mini.evaluation.flicker import (
     along_motion,
     follow_motion,
