@@ -155,6 +155,9 @@ def test_fresh_temporal_layers_and_alpha_1_are_the_image_upsampler_bit_for_bit()
     up = VideoUpsampler(theta, layers, None, "fp32")
     assert torch.equal(up(low, steps=2, alpha=1), frames)
     assert (up(low, steps=2) - frames).abs().max() > 1e-3
+    for p in layers.parameters():
+        p.fill_(float("nan"))
+    assert torch.equal(up(low, steps=2, alpha=1), frames), "alpha = 1 skips the temporal layers"
 
 
 def test_a_network_of_size_s_is_small_enough_for_a_laptop():
