@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         try:
             print(json.dumps(keep(args.name, measure(args.name, args.threads))))
-        except (ValueError, OSError) as error:              # no data, no weights: one line is enough
+        except (ValueError, OSError) as error:  # no data, no weights: one line is enough
             problem = str(error)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
