@@ -62,7 +62,7 @@ def tests_pass(folder: Path, tests: tuple[str, ...], seconds: float) -> bool:
 
 
 def survives(mutant: Mutant, folder: Path, seconds: float) -> bool:
-    """Plant the mistake in the copy, run its tests, and take it out again -> whether they passed."""
+    """Plant the mistake in the copy, run its tests, take it out again -> whether they passed."""
     file = folder / mutant.file
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
