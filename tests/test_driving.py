@@ -8,7 +8,7 @@ import torch
 
 from vldm_mini.datasets import driving
 from vldm_mini.datasets.driving import Scene, filters, geometry, renderer
-from vldm_mini.datasets.driving.sprites import PAINT
+from vldm_mini.datasets.driving.sprites import PAINT, sprites
 
 BUSY = [Scene(1, night=False, traffic=1), Scene(3, night=True, traffic=1)]
 SEDAN, ESTATE, VAN = 0, 1, 2
@@ -108,10 +108,27 @@ def test_the_mean_over_pixels_is_the_mean_of_their_texels():
 def test_lane_marks_keep_their_area_at_any_pixel_size():
     """Pixels side by side, narrower and wider than the stripe: their shares sum to its width."""
     for footprint in (0.03, 0.2, 0.7):
-        off = np.abs((np.arange(-200, 200) + 0.37) * footprint)[None]
-        share = renderer._cover_stripe(0.1, off, np.full_like(off, footprint))
-        assert share.min() >= 0 and share.max() <= 1
-        assert np.isclose(share.sum() * footprint, 2 * 0.1)
+        for phase in (0.0, 0.05, 0.37):
+            off = np.abs((np.arange(-200, 200) + phase) * footprint)[None]
+            share = renderer._cover_stripe(0.1, off, np.full_like(off, footprint))
+            assert share.min() >= 0 and share.max() <= 1
+            assert np.isclose(share.sum() * footprint, 2 * 0.1)
+
+
+def test_a_transparent_texel_adds_no_colour():
+    rgba = np.ones((4, 4, 4))
+    rgba[:, :2, 3] = 0                                              # the left half
+    pixel = filters.Sprite(rgba).resample(np.array([0, 1]), np.array([0, 1]), 1, 1)
+    assert np.allclose(pixel, 0.5)
+
+
+def test_a_range_of_pixels_is_rounded_in_the_whole_frame():
+    """low, high, begin of the window and its size, all in pixels."""
+    between = renderer._FrameWindow.pixels_between
+    assert between(10.3, 20.6, 0, 64) == (10, 21)
+    assert between(10.3, 20.6, 4, 30) == (10, 21)
+    assert between(-2.5, -0.5, 4, 30) == (0, 0)
+    assert between(28.0, 40.0, 4, 30) == (28, 30)
 
 
 # -- geometry: camera, road, steering ----------------------------------------------------------
@@ -190,6 +207,42 @@ def test_the_rendered_road_bends_as_it_is_steered(curvature):
         assert 0 < red[0] and red[-1] < 255 or z < 20
         if 0 < red[0] and red[-1] < 255:
             assert abs(middle - expected / row_z) < 1.5 * window.pixel
+
+
+def test_texture_and_dashes_are_fixed_to_the_road(monkeypatch):
+    """On a straight road, row by row: a dash is painted where there is one, and a texture that is
+    dark in the first 32 m of every 64 m darkens the asphalt there."""
+    bands = np.repeat([0.5, 1.5], 32)[:, None, None] * np.ones((1, 2, 2))
+    texture = filters.GroundTexture(bands, (64, 16))
+    monkeypatch.setattr(renderer, "ground", lambda: texture)
+    scene = Scene(2, night=False, traffic=0)
+    scene.centre_line, scene.haze_range = Parabola(0.0), 1e9
+    window = window_of(scene, 1.0, height=256)
+    z = np.arange(4.0, 60.0, 0.5)
+    s0, ego = np.full(len(z), window.s0[0]), np.zeros(len(z))
+    near, far = z - 0.05, z + 0.05
+    rows = window.ground_colour(s0, ego, near, far, z).mean(-1)
+    middle = rows[:, 256]                                           # on the centre line
+    dashes = window.dashes(s0 + near, s0 + far)
+    assert (dashes == 1).sum() > 10 and (dashes == 0).sum() > 10
+    assert middle[dashes == 1].min() > middle[dashes == 0].max() + 0.05
+    column = np.round((1.75 / z + geometry.VIEW) / window.pixel).astype(int)
+    s, asphalt = (s0 + z) % 64, rows[np.arange(len(z)), column.clip(max=511)]
+    away = (np.abs(s % 32 - 16) < 13)                               # from the bands' edges
+    dark, bright = asphalt[away & (s < 32)], asphalt[away & (s > 32)]
+    assert len(dark) > 10 and len(bright) > 10
+    assert np.isclose(bright.min(), 3 * dark.max(), rtol=0.02)
+
+
+def test_the_camera_shakes_with_speed_and_stands_still_at_a_stop():
+    times = np.linspace(0, 60, 601)
+    stopped = 0
+    for seed in range(6):
+        scene = Scene(seed)
+        expected = scene.camera_shake(times) * scene.speed(times) / driving.MAX_SPEED
+        assert np.array_equal(scene.pitch(times), expected)
+        stopped += (scene.pitch(times)[scene.speed(times) == 0] == 0).sum()
+    assert stopped > 0
 
 
 def test_the_panorama_moves_to_the_left_when_the_car_turns_to_the_right():
@@ -330,6 +383,31 @@ def test_a_box_encloses_the_pixels_of_its_car_and_fits_them(kind, oncoming, z, x
     assert rows.max() <= y1 + 3 * 0.08 * (y1 - y0) + 1
 
 
+@pytest.mark.parametrize("paint", range(len(PAINT)))
+def test_a_car_has_its_paint_seen_through_the_haze(paint):
+    """A pixel of the rear between plate and bumper: its colour by hand."""
+    scene = scene_with((6.0, 0.0, SEDAN, paint, 0))
+    scene.haze_range = 10.0
+    x0, y0, x1, y1, _ = scene.boxes(1.0)[0] * (512, 256, 512, 256, 1)
+    row, column = int(y0 + 0.735 * (y1 - y0)), int((x0 + x1) / 2)
+    v = (row + 0.5 - y0) / (y1 - y0)
+    clear = np.exp(-6.0 / 10.0)
+    colour = PAINT[paint] * (1.12 - 0.5 * v) * scene.light * clear + (1 - clear) * scene.haze
+    pixel = scene.render([1.0], 256)[0, row, column]
+    assert np.abs(pixel - 255 * colour.clip(0, 1)).max() < 2
+
+
+def test_a_van_fills_the_upper_corner_of_its_box_and_a_sedan_does_not():
+    changed = []
+    for kind in (SEDAN, ESTATE, VAN):
+        scene = scene_with((6.0, 0.0, kind, RED, 0))
+        x0, y0, x1, y1, _ = scene.boxes(1.0)[0] * (512, 256, 512, 256, 1)
+        at = int(y0 + 0.05 * (y1 - y0)), int(x0 + 0.1 * (x1 - x0))
+        frames = scene.render([1.0], 256)[0], scene_with().render([1.0], 256)[0]
+        changed.append(bool(difference(*frames)[at] > 0))
+    assert changed == [False, False, True]
+
+
 def test_the_nearer_of_two_cars_hides_the_other():
     """Where the nearer car is, the picture is that of the nearer car alone; elsewhere both show."""
     far, near = (24.0, 1.0, VAN, RED, 0), (8.0, 0.2, SEDAN, BLUE, 0)
@@ -401,6 +479,15 @@ def test_rear_lights_are_red_and_headlights_white_at_night(oncoming):
     red, green, blue = frame[int(y0 + v * (y1 - y0)), int(x0 + u * (x1 - x0))]
     assert red > 200
     assert blue > 170 if oncoming else max(green, blue) < 0.5 * red
+
+
+@pytest.mark.parametrize("night, name", [(True, "house at night"), (False, "house")])
+def test_windows_of_houses_are_lit_at_night(night, name):
+    window = window_of(Scene(4, night=night, traffic=0), 1.0)
+    found = window.roadside()
+    houses = [sprite for kind, sprite in zip(found.names, found.sprites, strict=True)
+              if kind == "house"]
+    assert houses and all(any(house is sprite for sprite in sprites()[name]) for house in houses)
 
 
 def test_paints_differ_from_the_road():
