@@ -111,6 +111,11 @@ def test_a_notebook_is_run_and_keeps_its_outputs_and_the_weights_that_it_loaded(
     assert facts["minutes_cpu"] == 1 and facts["size"] == "xs"
     assert ran["cells"][0]["outputs"][0]["data"]["text/plain"] == "2"
     assert ran["cells"][0]["execution_count"] == 1 and "widgets" not in ran["metadata"]
+    assert ran["cells"][0]["source"] == code, "a string stays a string, lines stay lines"
+    book["cells"][0]["source"] = ["1 +\\\n", " 1"]
+    path.write_text(json.dumps(book))
+    notebooks.main(["00", "--size", "xs", "--cell-timeout", "60"])
+    assert json.loads(path.read_text())["cells"][0]["source"] == ["1 +\\\n", " 1"]
 
 
 def test_an_unknown_notebook_is_one_line(capsys):

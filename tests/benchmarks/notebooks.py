@@ -48,6 +48,8 @@ def execute(path: Path, size: str, cell_timeout: int) -> float:
     import nbformat
     from nbclient import NotebookClient
     book = nbformat.read(path, as_version=4)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    in_lines = any(isinstance(cell["source"], list) for cell in stored["cells"])
     os.environ["VLDM_SIZE"] = size
     start = time.monotonic()
     with loaded_weights.recorded() as used:
@@ -58,6 +60,8 @@ def execute(path: Path, size: str, cell_timeout: int) -> float:
     clean(book)
     book.metadata.setdefault("vldm", {}).update(
         weights=used.checksums, size=size, minutes_measured=round(minutes, 1))
+    if in_lines:                                            # as it was stored: a list of lines
+        book = nbformat.v4.rwbase.split_lines(book)
     from vldm_mini.weights import write_text
     write_text(path, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
     return minutes
