@@ -143,3 +143,52 @@ def test_no_measure_changes_what_it_is_given():
     assert torch.equal(videos, before)
 
 
+
+
+# -- flicker ---------------------------------------------------------------------------------------
+
+def moving_texture(shift, frames=3, size=48):
+    """Smooth noise that moves by `shift` (rows, columns) pixels a frame: (1 t 3 h w), and the
+    pixels that stay inside."""
+    texture = measures.low_pass(noise(1, 1, 3, size, size), 1.0).float()
+    moved = [texture.roll((k * shift[0], k * shift[1]), (-2, -1)) for k in range(frames)]
+    return 3 * torch.cat(moved, dim=1)
+
+
+def test_motion_is_followed_to_where_the_texture_went():
+    x = moving_texture((2, -3))
+    index, known = flicker.follow_motion(x)
+    inner = (..., slice(12, 36), slice(12, 36))
+    row, column = index[inner] // 48, index[inner] % 48
+    rows = torch.arange(12, 36)[:, None].expand(24, 24)
+    columns = torch.arange(12, 36).expand(24, 24)
+    assert known[inner].all()
+    assert (row == rows + 2).all() and (column == columns - 3).all()
+
+
+def test_a_texture_that_moves_with_the_scene_does_not_change_along_the_motion():
+    x = moving_texture((1, 4))
+    index, known = flicker.follow_motion(x)
+    known[..., :12, :] = known[..., 36:, :] = known[..., :12] = known[..., 36:] = False
+    assert flicker.along_motion(x, index, known) < 1e-8
+    stuck = x[:, :1].expand_as(x)
+    assert flicker.along_motion(stuck, index, known) > 0.01
+
+
+def test_what_stands_still_has_no_known_motion_and_flickers_by_its_error_alone():
+    still = moving_texture((0, 0))
+    assert not flicker.follow_motion(still)[1].any()
+    assert flicker.still_flicker(still + 0.5, still) == 0
+    blinking = still.clone()
+    blinking[:, 1] += 0.5
+    assert flicker.still_flicker(blinking, still) == pytest.approx(0.25, rel=1e-4)
+    moving = moving_texture((0, 8))
+    half = torch.cat([still[..., :24, :], moving[..., 24:, :]], dim=-2)
+    wrong = half.clone()
+    wrong[:, 1, :, 34:] += 0.5
+    assert flicker.still_flicker(wrong, half) < 1e-8, "an error where it moves does not count"
+
+
+def test_gradient_energy_of_a_ramp_is_the_square_of_its_slope():
+    ramp_over_columns = (0.1 * torch.arange(8.0)).expand(2, 3, 1, 8, 8)
+    assert flicker.gradient_energy(ramp_over_columns) == pytest.approx([0.01, 0.01], rel=1e-4)
