@@ -1,4 +1,5 @@
-"""One sitting on this machine: `train all --minutes M` from random weights, and what each step costs.
+"""One sitting on this machine: `train all --minutes M` from random weights, and what each step
+costs.
 
 VLDM_SITTING="driving m 9 runs/sitting" sets data, size, minutes and folder; `channels_last` or
 `compile` after them switches that option on. A stage's matrix rate is

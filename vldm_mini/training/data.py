@@ -5,8 +5,10 @@ A set is `driving`, a set of the catalogue (`actions`), a folder of videos, or a
 """
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,21 +61,47 @@ def fingerprint(clips: list) -> str:
 
 
 def rendered(clips: list) -> Iterator[Tensor]:
-    """The frames of each clip, uint8 (t h w 3); rendered by several processes where there are cores."""
-    workers = machine.threads()
-    if workers < 4 or len(clips) < 16 or not isinstance(clips[0], DrivingClip):
-        for clip in clips:
-            yield clip.frames
-        return
-    # spawn: forking a process that holds a GPU is not allowed
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for frames in pool.map(_frames_of, clips, chunksize=8):
-            yield torch.from_numpy(frames)
+    """The frames of each clip, uint8 (t h w 3)."""
+    for frames in _of_each(_frames_of, clips):
+        yield torch.from_numpy(frames)
 
 
 def _frames_of(clip: DrivingClip) -> np.ndarray:
-    # an array: tensors would travel through one open file each
+    # an array: tensors would travel between processes through one open file each
     return clip.frames.numpy()
+
+
+def _truth_of(clip: DrivingClip) -> tuple[np.ndarray, list[np.ndarray]]:
+    boxes = clip.boxes
+    return clip.labels(boxes).numpy(), boxes
+
+
+def _of_each(function: Callable, clips: list) -> Iterator:
+    """function(clip) of each clip, in order; by several processes where clips are rendered and there
+    are cores for it."""
+    workers = machine.threads()
+    if workers < 4 or len(clips) < 16 or not isinstance(clips[0], DrivingClip):
+        yield from map(function, clips)
+        return
+    # spawn: forking a process that holds a GPU is not allowed. One thread each: the workers are many
+    with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"):
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            yield from pool.map(function, clips, chunksize=8)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Inside, these environment variables are set, for processes that are started there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -274,10 +302,9 @@ def cached_latents(data: str, out: str | Path, clips: list, others: list = ()) -
 
 def driving_truth(clips: list) -> dict[str, Tensor]:
     """Of every frame: labels (clips, t, 2), number of boxes (clips, t), all boxes in a row (n, 4)."""
-    boxes = [clip.boxes for clip in clips]
-    labels = [clip.labels(some) for clip, some in zip(clips, boxes)]
+    labels, boxes = zip(*_of_each(_truth_of, clips))
     flat = [torch.from_numpy(some).float() for clip in boxes for some in clip]
-    return dict(labels=torch.stack(labels), boxes=torch.cat(flat),
+    return dict(labels=torch.from_numpy(np.stack(labels)), boxes=torch.cat(flat),
                 cars=torch.tensor([[len(some) for some in clip] for clip in boxes]))
 
 

@@ -1,6 +1,7 @@
 """The dash-cam world as a set of clips with labels and boxes, in splits that never meet."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -31,6 +32,12 @@ def seeds(split: str, n: int, first: int = 0) -> list[int]:
     return list(range(begin, begin + n))
 
 
+@lru_cache(maxsize=32)
+def _scene(seed: int) -> Scene:
+    """A scene paints its panorama when it is made: the clips of one seed share it."""
+    return Scene(seed)
+
+
 @dataclass(frozen=True)
 class DrivingClip:
     """A clip of a scene. Frames are rendered when they are read: what is stored is a seed."""
@@ -52,7 +59,7 @@ class DrivingClip:
     @property
     def scene(self) -> Scene:
         """The scene that the clip shows."""
-        return Scene(self.seed)
+        return _scene(self.seed)
 
     @property
     def times(self) -> np.ndarray:

@@ -106,8 +106,13 @@ def train_all(request: Request) -> Record | None:
 
 def _train(name: str, request: Request, minutes: float | None) -> Record:
     """One stage within its minutes (None: as many steps as the size has)."""
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    began = time.monotonic()
     job = STAGES[name].prepare(request)
+    deadline = None
+    if minutes is not None:
+        # rendering and encoding may take half of a stage's minutes; what they take beyond that the
+        # later stages pay
+        deadline = max(began + 60 * minutes, time.monotonic() + 30 * minutes)
     if request.progress:
         print(f"{name}: {job.settings.batch} samples a step, in {request.folder(job.name)}",
               flush=True)
