@@ -197,7 +197,9 @@ class Run:
         self.totals = Totals()
         self.bad_step = torch.full((len(objectives),), -1, device=self.device)
         resolved = dict(asdict(settings), precision=self.precision)
-        self.record = Record(resolved, provenance(self.device))
+        self.record = Record(resolved, provenance(self.device) | dict(
+            parameters={one.name: sum(p.numel() for p in trained)
+                        for one, trained in zip(objectives, self.trained)}, **identity))
         if resume and (folder / STATE).is_file():
             self.load()
         self.began = time.monotonic() - 60 * self.record.minutes
@@ -331,9 +333,7 @@ class Run:
             load_into(objective.module, tensors, str(self.folder))
         flat = [optimizer for pair in self.optimizers for optimizer in pair]
         for optimizer, values in zip(flat, state["optimizers"]):
-            for p, tensors in zip(optimizer.param_groups[0]["params"], values):
-                if tensors:
-                    optimizer.state[p] = tensors
+            load_optimizer(optimizer, values)
         self.ema.shadow, self.ema.count = state["ema"]["shadow"], state["ema"]["count"]
         self.record, self.step = Record(**state["record"]), state["step"]
 
@@ -343,6 +343,19 @@ class Run:
         if changed:
             raise ValueError(f"{self.folder} holds a run with other {what} ({', '.join(changed)}); "
                              "give another --out, or --no-resume to start anew")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, values: list[dict]) -> None:
+    """Put the stored state of each parameter where a fresh optimiser keeps it.
+
+    Everything lies on the parameter's device but the step counter of AdamW, a tensor without
+    dimensions: that is on the CPU unless the optimiser is fused.
+    """
+    fused = optimizer.defaults.get("fused")
+    for p, tensors in zip(optimizer.param_groups[0]["params"], values):
+        for name, x in tensors.items():
+            device = p.device if x.ndim or fused else "cpu"
+            optimizer.state[p][name] = x.to(device)
 
 
 class Averaged:
