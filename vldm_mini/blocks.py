@@ -53,7 +53,7 @@ class ChannelLayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # y = weight x / sqrt(mean_c(x^2) + eps), the mean in float32 at least: squares overflow fp16
+        # y = weight x / sqrt(mean_c(x^2) + eps), with the mean in float32: squares overflow float16
         mean_square = _at_least_float32(x).square().mean(1, keepdim=True)
         x = x * (mean_square + self.eps).rsqrt().to(x.dtype)
         return x * self.weight.view(-1, *[1] * (x.ndim - 2))

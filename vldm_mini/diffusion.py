@@ -339,7 +339,7 @@ def ddim(
     callback: Callable[[int, Tensor], None] | None = None,
     order: int = 1,
 ) -> Tensor:
-    """Sample: z (b, ...) standard normal noise, times a strictly falling list of tau -> x0 (b, ...).
+    """Sample: z (b, ...) standard normal noise, times strictly falling tau -> x0 (b, ...).
 
     order 2 extrapolates each x0 from the previous one and needs fewer steps (DPM-Solver++ 2M, Lu
     et al. 2022, arXiv 2211.01095; for eta = 0 only). `progress` wraps the list of times (tqdm, for

@@ -37,7 +37,7 @@ class UNetConfig:
     out_channels: int = 4
     channels: tuple[int, ...] = (64, 96, 128)
     attention: tuple[bool, ...] = (False, True, True)
-    blocks: int = 1                      # residual blocks a resolution going down; one more going up
+    blocks: int = 1                      # residual blocks a resolution; one more on the way up
     head_channels: int = 32
     labels: tuple[int, ...] = ()         # number of classes of each label
     emb_channels: int = 256
