@@ -162,23 +162,30 @@ def _find_call(inputs: list[Tensor]) -> Call | None:
 
     Gradient checkpointing runs spatial layers once more during the backward pass, when no forward
     pass is running, perhaps in another thread, and gives them the very tensors of the first time.
-    Each forward pass therefore marks those tensors with its Call.
+    Each forward pass therefore marks these tensors with its Call (`_mark`).
     """
     call = _running.get()
-    if torch.compiler.is_compiling():
-        return call
-    if call is None and torch._C._current_graph_task_id() != -1:          # in a backward pass
+    if call is None and not torch.compiler.is_compiling() and _in_backward():
         marked = [x for x in inputs if hasattr(x, _MARK)]
         if not marked:
             raise RuntimeError(
                 "a spatial layer with temporal layers behind it is recomputed in a backward pass, "
                 "and it is not known for which clip: use use_reentrant=False, and checkpoint "
                 "whole blocks of the backbone, or the VideoModel as a whole")
-        return getattr(marked[0], _MARK)
-    if torch.is_grad_enabled():
-        for x in inputs:
-            setattr(x, _MARK, call)
+        call = getattr(marked[0], _MARK)
     return call
+
+
+def _in_backward() -> bool:
+    """Whether this thread is at work on a backward pass."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _mark(tensors: list[Tensor], call: Call | None) -> None:
+    """Note on the inputs and the output of a spatial layer which Call they belong to."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        for x in tensors:
+            setattr(x, _MARK, call)
 
 
 class TemporalHook:
@@ -192,9 +199,15 @@ class TemporalHook:
         self.layers, self.point, self.mix = layers, point, mix
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, z: Tensor) -> Tensor:
-        call = _find_call([x for x in (*args, *kwargs.values()) if torch.is_tensor(x)])
-        if call is None or call.layers is not self.layers or call.clip.image:
-            return z
+        inputs = [x for x in (*args, *kwargs.values()) if torch.is_tensor(x)]
+        call = _find_call(inputs)
+        if call is not None and call.layers is self.layers and not call.clip.image:
+            z = self.follow(z, args, kwargs, call)
+        _mark([*inputs, z], call)
+        return z
+
+    def follow(self, z: Tensor, args: tuple, kwargs: dict, call: Call) -> Tensor:
+        """The output z of the spatial layer ((b t) c h w, or (b t) n c) -> the mix, of its shape."""
         t = call.clip.frames
         if self.point.kind == "conv":
             emb = args[1] if len(args) > 1 else kwargs.get("temb", kwargs.get("emb"))

@@ -139,14 +139,23 @@ def source_text(make: Any) -> str:
 
     Empty where Python does not keep it (typed into a plain interpreter).
     """
+    # through its methods: a class of a notebook has no module with a file
+    functions = [make] if inspect.isfunction(make) else vars(make).values()
+    for function in filter(inspect.isfunction, functions):
+        text = _file_text(function.__code__.co_filename)
+        if text:
+            return text
     try:
-        file = inspect.getsourcefile(make)
-    except TypeError:                         # of __main__ in a notebook: found through its methods
-        functions = [value for value in vars(make).values() if inspect.isfunction(value)]
-        file = functions[0].__code__.co_filename if functions else None
-    if file and Path(file).is_file():
+        return _file_text(inspect.getsourcefile(make) or "")
+    except TypeError:
+        return ""
+
+
+def _file_text(file: str) -> str:
+    """A file's text; of a notebook cell, which is no file, what Python keeps of it."""
+    if Path(file).is_file():
         return Path(file).read_text(encoding="utf-8")
-    return "".join(linecache.getlines(file or ""))
+    return "".join(linecache.getlines(file))
 
 
 def code_of(name: str, text: str) -> str:

@@ -307,7 +307,10 @@ class VideoModel(nn.Module):
         clip = Clip(t, positions, None, _like(text, z), _like(context, z), regime, mask, image,
                     alpha, state)
         self.layers.accept(clip, b)
-        args = () if tau is None else (fold(tau.expand(b), b, t, "tau"),)
+        if tau is not None and tau.shape not in ((), (1,), (b,)):
+            raise ValueError(f"tau must be ({b},), one for all frames of a clip, "
+                             f"got {tuple(tau.shape)}")
+        args = () if tau is None else (fold(tau.expand(b), b, t),)
         cond = {name: fold(value, b, t, name) for name, value in cond.items()}
         with self.layers.running(clip):
             # Fig. 4: the backbone sees a batch of images. contiguous: in the memory layout of
