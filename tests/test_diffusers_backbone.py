@@ -173,3 +173,100 @@ def test_at_stable_diffusions_size_the_temporal_layers_have_the_papers_parameter
     assert (kinds.count("conv"), kinds.count("attention")) == (22, 16)
     widths = {place.channels: place.heads for _, place in insertion_points(unet) if place.kind == "attention"}
     assert widths == ({320: 5, 640: 10, 1280: 20} if text == 1024 else {320: 8, 640: 8, 1280: 8})
+
+
+# -- what users of diffusers do with a U-Net -------------------------------------------------------
+
+def gradients(unet, inputs):
+    """{name: gradient} of theta and phi, of a loss over two calls with other clips."""
+    layers = insert(unet, text_channels=TEXT)
+    random_weights(temporal_parameters(layers))
+    model = VideoModel(unet, layers).train()
+    z, tau, text = inputs
+    first = model(z, tau, encoder_hidden_states=text)
+    second = model(z[:, :2].flip(0), tau, encoder_hidden_states=-text, positions=torch.tensor([3, 9]))
+    (first.square().mean() + second.square().mean()).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_gradient_checkpointing_of_diffusers_gives_the_same_gradients(inputs):
+    want = gradients(tiny_unet(), inputs)
+    unet = tiny_unet()
+    unet.enable_gradient_checkpointing()
+    got = gradients(unet, inputs)
+    assert want.keys() == got.keys() and len(want) > 200
+    assert all(torch.equal(got[name], want[name]) for name in want if want[name] is not None)
+
+
+@torch.no_grad()
+def test_controlnet_residuals_given_as_a_tuple_reach_each_frame_of_its_own_clip(trained, inputs):
+    z, tau, text = inputs
+    unet = trained.backbone
+    frames = dict(encoder_hidden_states=text.repeat_interleave(T, 0))
+    shapes = [(32, 8), (32, 8), (32, 4), (64, 4)]
+    generator = torch.Generator().manual_seed(3)
+    down = [torch.randn(B, T, c, s, s, generator=generator) for c, s in shapes]
+    middle = torch.randn(B * T, 64, 4, 4, generator=generator)
+    want = unet(z.flatten(0, 1), tau.repeat_interleave(T), **frames,
+                down_block_additional_residuals=tuple(x.flatten(0, 1) for x in down),
+                mid_block_additional_residual=middle).sample.unflatten(0, (B, T))
+    got = run(trained, z, tau, text, image=True, down_block_additional_residuals=tuple(down),
+              mid_block_additional_residual=middle)
+    assert torch.equal(got, want)
+    assert not torch.equal(run(trained, z, tau, text, image=True), want)
+
+
+@torch.no_grad()
+def test_added_conditions_in_a_dict_are_those_of_their_own_clip(inputs):
+    from diffusers import UNet2DConditionModel
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(32, 64),
+        layers_per_block=1, cross_attention_dim=TEXT, attention_head_dim=2,
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 * 6 + 10).eval()
+    z, tau, text = inputs
+    added = dict(text_embeds=torch.randn(B, 10, generator=torch.Generator().manual_seed(4)),
+                 time_ids=torch.arange(B * 6).view(B, 6))
+    model = VideoModel(unet, insert(unet, text_channels=TEXT))
+    got = run(model, z, tau, text, added_cond_kwargs=added)
+    for i in range(B):
+        for t in range(T):
+            own = {name: value[i:i + 1] for name, value in added.items()}
+            want = unet(z[i, t:t + 1], tau[i:i + 1], text[i:i + 1], added_cond_kwargs=own).sample
+            assert torch.allclose(got[i, t], want[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_unet_in_another_number_format_takes_layers_of_that_format(dtype, inputs):
+    unet = tiny_unet().to(dtype)
+    layers = insert(unet, text_channels=TEXT)
+    z, tau, text = inputs
+    model = VideoModel(unet, layers).eval()
+    fresh = run(model, z.to(dtype), tau, text.to(dtype))
+    assert fresh.dtype == dtype
+    assert torch.equal(fresh, run(model, z.to(dtype), tau, text.to(dtype), image=True))
+    random_weights(temporal_parameters(layers), size=0.02)
+    out = run(model, z.to(dtype), tau, text.to(dtype))
+    assert out.isfinite().all() and not torch.equal(out, fresh)
+
+
+def test_layers_of_a_unet_with_a_lora_have_the_names_of_the_plain_one(inputs):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["to_q", "to_v"])
+    names = list(insert(tiny_unet()).mixes)
+    assert list(insert(peft.get_peft_model(tiny_unet(), config)).mixes) == names
+    unet = tiny_unet()
+    unet.add_adapter(config)
+    assert list(insert(unet).mixes) == names
+
+
+def test_the_schedule_and_the_prediction_of_a_diffusers_unet_are_given(inputs):
+    from vldm_mini.diffusion import Schedule
+    unet = tiny_unet()
+    schedule = Schedule.scaled_linear()
+    layers = insert(unet)
+    model = VideoModel(unet, layers, schedule=schedule, prediction="eps")
+    assert model.schedule is schedule and model.prediction == "eps"
+    assert VideoModel(unet, layers).schedule is None and VideoModel(unet, layers).prediction is None
