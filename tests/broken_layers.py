@@ -1,19 +1,19 @@
-"""Temporal layers with the mistakes found in public code, one each. `lab.check` has to find every one of them."""
+"""Temporal layers with the mistakes found in public code, one each. `lab.check` finds them all."""
 import torch
 from einops import rearrange
 from torch import nn
 
 from vldm_mini.blocks import Attention, FeedForward, sinusoidal_embedding, zero_init
-from vldm_mini.temporal import TemporalMix
+from vldm_mini.temporal import TemporalConv, TemporalMix
 
 
 class Sound(nn.Module):
-    """A small temporal attention with nothing wrong; the broken ones below change one thing."""
+    """A small temporal attention without mistakes; the broken ones below change one thing."""
 
-    def __init__(self, place):
+    def __init__(self, point):
         super().__init__()
-        c = place.channels
-        self.norm, self.attention = nn.LayerNorm(c), Attention(c, place.heads)
+        c = point.channels
+        self.norm, self.attention = nn.LayerNorm(c), Attention(c, point.heads)
         self.position = zero_init(nn.Linear(c, c))
 
     def fold(self, z):
@@ -29,16 +29,27 @@ class Sound(nn.Module):
     def forward(self, z, clip):
         x = self.fold(z)
         x = x + self.positions(x)
-        x = x + self.attention(self.norm(x))
+        x = x + self.attention(self.norm(x), mask=clip.mask)
         return self.unfold(x, z)
 
 
-class TextAsKeysAndValues(Sound):
-    """Mistake 1: frames ask, the text answers, and no frame ever sees another."""
+class Scaled(Sound):
+    """Sound, with a hyperparameter."""
 
-    def __init__(self, place):
-        super().__init__(place)
-        self.attention = Attention(place.channels, place.heads, place.text_channels)
+    def __init__(self, point, scale=1.0):
+        super().__init__(point)
+        self.scale = scale
+
+    def forward(self, z, clip):
+        return z + self.scale * (super().forward(z, clip) - z)
+
+
+class TextAsKeysAndValues(Sound):
+    """Mistake 1: frames attend to the text only, and no frame depends on another."""
+
+    def __init__(self, point):
+        super().__init__(point)
+        self.attention = Attention(point.channels, point.heads, point.text_channels or 64)
 
     def forward(self, z, clip):
         x = self.fold(z)
@@ -51,8 +62,8 @@ class TextAsKeysAndValues(Sound):
 class ClampedAlpha(Sound):
     """Mistake 2: an alpha of its own, at 1 and clamped: no weight behind it learns."""
 
-    def __init__(self, place):
-        super().__init__(place)
+    def __init__(self, point):
+        super().__init__(point)
         nn.init.normal_(self.attention.to_out.weight, std=0.1)
         self.alpha = nn.Parameter(torch.ones(()))
 
@@ -63,8 +74,8 @@ class ClampedAlpha(Sound):
 class AllZero(Sound):
     """Mistake 3: q, k, v and the output all start at zero: each waits for the others."""
 
-    def __init__(self, place):
-        super().__init__(place)
+    def __init__(self, point):
+        super().__init__(point)
         for layer in (self.attention.to_q, self.attention.to_k, self.attention.to_v):
             zero_init(layer)
         self.position = nn.Identity()
@@ -74,27 +85,27 @@ class AllZero(Sound):
 
 
 class TokenShift(Sound):
-    """Mistake 4: the feed-forward shifts half the channels by a frame, on the skip too."""
+    """Mistake 4: the feed-forward shifts half of the channels by a frame, on the skip too."""
 
-    def __init__(self, place):
-        super().__init__(place)
-        self.ff = FeedForward(place.channels)
+    def __init__(self, point):
+        super().__init__(point)
+        self.ff = FeedForward(point.channels)
 
     def forward(self, z, clip):
         c = z.shape[1] // 2
         late = torch.cat([torch.zeros_like(z[:, c:, :1]), z[:, c:, :-1]], dim=2)
         x = self.fold(torch.cat([z[:, :c], late], dim=1))
         x = x + self.ff(self.norm(x))
-        x = x + self.attention(self.norm(x))
+        x = x + self.attention(self.norm(x), mask=clip.mask)
         return self.unfold(x + self.positions(x), z)
 
 
 class CausalDirac(nn.Module):
-    """Mistake 4: a causal convolution with the identity on its middle tap is a delay of one frame."""
+    """Mistake 4: a causal convolution with the identity on its middle tap is a delay."""
 
-    def __init__(self, place):
+    def __init__(self, point):
         super().__init__()
-        self.conv = nn.Conv3d(place.channels, place.channels, (3, 1, 1))
+        self.conv = nn.Conv3d(point.channels, point.channels, (3, 1, 1))
         nn.init.dirac_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
 
@@ -103,18 +114,18 @@ class CausalDirac(nn.Module):
 
 
 class UnzeroedProjection(Sound):
-    """Mistake 4: the output projection was left at random."""
+    """Mistake 4: the output projection is random at first."""
 
-    def __init__(self, place):
-        super().__init__(place)
+    def __init__(self, point):
+        super().__init__(point)
         nn.init.normal_(self.attention.to_out.weight, std=0.1)
 
 
-class NaiveBlend(Sound):
-    """Mistake 4: the blend as it is printed, off by rounding where it should change nothing."""
+class NaiveMixInside(Sound):
+    """Mistake 4: the mix as it is printed, off by rounding where it should change nothing."""
 
-    def __init__(self, place):
-        super().__init__(place)
+    def __init__(self, point):
+        super().__init__(point)
         self.mix = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, z, clip):
@@ -142,9 +153,9 @@ class TimesZero(TemporalMix):
 class FrameTable(Sound):
     """Mistake 8: positions from a table of 24 frames."""
 
-    def __init__(self, place):
-        super().__init__(place)
-        self.position = zero_init_table(24, place.channels)
+    def __init__(self, point):
+        super().__init__(point)
+        self.position = zero_init_table(24, point.channels)
 
     def positions(self, x):
         return self.position(torch.arange(x.shape[1]))
@@ -164,31 +175,83 @@ class MixedClips(Sound):
         x = rearrange(z, "b c t h w -> (b t) (h w) c")
         x = rearrange(x, "(t b) n c -> (b n) t c", b=b)
         x = x + self.positions(x)
-        x = x + self.attention(self.norm(x))
+        x = x + self.attention(self.norm(x), mask=clip.mask)
         x = rearrange(x, "(b n) t c -> (t b) n c", b=b)
         return rearrange(x, "(b t) (h w) c -> b c t h w", b=b, h=h)
 
 
+class BatchNormed(Sound):
+    """Batch norm: in training a clip depends on the others of its batch."""
+
+    def __init__(self, point):
+        super().__init__(point)
+        self.batch = nn.BatchNorm3d(point.channels)
+
+    def forward(self, z, clip):
+        normed = self.batch(z)
+        return z + (super().forward(normed, clip) - normed)
+
+
+class Wrapped(nn.Module):
+    """torch.roll is circular: the first frame takes from the last one."""
+
+    def __init__(self, point):
+        super().__init__()
+        self.project = zero_init(nn.Linear(point.channels, point.channels))
+
+    def forward(self, z, clip):
+        before = z.roll(1, dims=2).movedim(1, -1)
+        return z + self.project(before).movedim(-1, 1)
+
+
+class OneWidth(Sound):
+    """A width written down as a number: right on the bench, wrong in a network."""
+
+    def __init__(self, point):
+        super().__init__(point)
+        self.position = zero_init(nn.Linear(64, point.channels))
+
+
+class RandomInEvaluation(Sound):
+    """Dropout that does not stop in evaluation mode."""
+
+    def forward(self, z, clip):
+        return z + nn.functional.dropout(super().forward(z, clip) - z, 0.5)
+
+
+class BiasOfContext(TemporalConv):
+    """c_S through a convolution with a bias: zeros are then not 'nothing given'."""
+
+    def __init__(self, point):
+        super().__init__(point)
+        if point.context_channels:
+            self.context.bias = nn.Parameter(torch.zeros(point.channels))
+
+    def forward(self, z, clip):
+        return super().forward(z, clip)
+
+
 class Float32Inside(Sound):
-    """An answer in float32 whatever z is."""
+    """A result in float32 whatever z is."""
 
     def forward(self, z, clip):
         return super().forward(z, clip).float()
 
 
 class NotSaved(Sound):
-    """A tensor that state_dict does not know."""
+    """A tensor that is not in state_dict."""
 
-    def __init__(self, place):
-        super().__init__(place)
-        self.scale = torch.randn(place.channels)
+    def __init__(self, point):
+        super().__init__(point)
+        self.scale = torch.randn(point.channels)
 
     def forward(self, z, clip):
-        return z + (super().forward(z, clip) - z) * self.scale.to(z.dtype)[:, None, None, None]
+        scale = self.scale.to(z.dtype)[:, None, None, None]
+        return z + (super().forward(z, clip) - z) * scale
 
 
 class InPlace(Sound):
-    """z changed under the feet of the mix."""
+    """z changed in place, which the mix still needs."""
 
     def forward(self, z, clip):
         z += super().forward(z, clip) - z

@@ -1,4 +1,5 @@
-"""The bench for temporal layers of your own: `check` says whether a layer does what `insert` expects."""
+"""For temporal layers of your own: `check` says whether a layer does what `insert` expects."""
 from .conformance import check, reach
+from .report import Finding, Report
 
-__all__ = ["check", "reach"]
+__all__ = ["Finding", "Report", "check", "reach"]
