@@ -62,12 +62,12 @@ def draw(name: str, records: dict[str, Record]) -> None:
             values = [row["held_out"]["levels"][level] for row in rows]
             above.plot(hours, values, "o-", ms=3, color=colours(tau), label=f"{1000 * tau:.0f}")
         above.set(xlabel="hours of one processor thread", ylabel="held-out error of v", title=stage)
-        above.legend(title="tau", ncols=5, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.6))
+        above.legend(title="tau", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         strips = [ROOT / "runs" / name / stage / strip for strip in record.strips]
         strips = [path for path in strips if path.is_file()]
         pictures = [Image.open(path).convert("RGB") for path in strips]
         # the upper half of each strip: two of its four rows of labels
-        pictures = [picture.crop((0, 0, picture.width, picture.height // 2)) for picture in pictures]
+        pictures = [image.crop((0, 0, image.width, image.height // 2)) for image in pictures]
         sheet = Image.new("RGB", (pictures[0].width, sum(p.height + 4 for p in pictures)), "white")
         top = 0
         for picture in pictures:

@@ -3,6 +3,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -200,8 +201,13 @@ def held_out_error(model: nn.Module, latents: Latents, frames: int, stride: int,
 
 @torch.no_grad()
 def noise_strip(model: nn.Module, latents: Latents, out: Path, frames: int, rows: int = 4,
-                steps: int = 10) -> Callable:
-    """The recorder's picture: the same noise and labels at every call, a row for each label."""
+                steps: int = 10) -> Callable | None:
+    """The recorder's picture: the same noise and labels at every call, a row for each label.
+
+    None on a machine without Pillow: the run then keeps no strips.
+    """
+    if find_spec("PIL") is None:
+        return None
     device = next(model.parameters()).device
     decoder = Autoencoder.from_pretrained(Path(out) / "autoencoder").to(device)
     generator = torch.Generator().manual_seed(0)
