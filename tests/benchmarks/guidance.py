@@ -60,7 +60,7 @@ def run(folder: Path | None = None, n: int = N, scales: tuple[float, ...] = SCAL
         table[f"{scale:g}"] = row(model.decode(kept(folder, f"{n} guided {scale}", make)))
     others = video.to_float(driving_samples.real(n, first=9000)[0])
     beside = {"frozen": row(x[:, 1:2].expand_as(x)), "other real clips": row(others)}
-    if folder == weights.shipped(driving_samples.WEIGHTS):
+    if folder == weights.shipped(driving_samples.WEIGHTS) and n == N:
         plot(table, beside)
     best = min(table, key=lambda scale: table[scale]["video_distance"])
     return {"best_scale": float(best), "motion_ratio_at_best": table[best]["motion_ratio"],
