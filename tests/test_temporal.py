@@ -1,4 +1,4 @@
-"""Temporal layers turn an image model into a video model and leave the image model where it was, to the bit.
+"""Temporal layers turn an image model into a video model and leave the image model exactly as it was.
 
 Where a fresh layer is compared with the image model, the backbone's own zero-initialised ends are random: a network
 that answers 0 would pass every test.
@@ -17,6 +17,7 @@ from vldm_mini.temporal import (
     TemporalLayers,
     TemporalMix,
     VideoModel,
+    band,
     insert,
     insertion_points,
     temporal_parameters,
@@ -77,7 +78,7 @@ def trained(model, steps=4):
 
 @pytest.mark.parametrize("options", [{}, dict(per="channel"), dict(per=4), dict(alpha=0.62), dict(conv=None),
                                      dict(ff_in=False, ff_mult=1), dict(attention=None)], ids=str)
-def test_fresh_temporal_layers_change_nothing_to_the_bit(case, options):
+def test_fresh_temporal_layers_change_nothing_at_all(case, options):
     if options == dict(conv=None) and case.tau is None:
         return                                                        # our decoder has no attention to follow
     z = case.clips()
@@ -88,7 +89,7 @@ def test_fresh_temporal_layers_change_nothing_to_the_bit(case, options):
     assert not torch.allclose(case.call(model, z), image)              # and the layers are really there
 
 
-def test_alpha_1_is_the_image_model_to_the_bit_whatever_the_temporal_weights(case):
+def test_alpha_1_is_exactly_the_image_model_whatever_the_temporal_weights(case):
     z = case.clips()
     image, model = case.frames(z), case.model()
     shaken(model.layers, size=1.0)
@@ -110,13 +111,13 @@ def test_after_temporal_training_alpha_1_is_the_image_model_and_the_spatial_weig
 
 
 @torch.no_grad()
-def test_the_mix_is_exact_where_the_plain_blend_of_the_paper_is_not():
+def test_the_mix_is_exact_where_the_plain_mix_of_the_paper_is_not():
     """alpha z + (1 - alpha) z is not z in float32 for several in a hundred numbers; z + (1 - alpha) (z - z) is."""
     class Same(nn.Module):
         def forward(self, z, clip):
             return z
-    z, place = normal(1, 8, 4, 32, 32), InsertionPoint("", "conv", 8)
-    mix = TemporalMix(Same(), place, alpha=0.62)
+    z, point = normal(1, 8, 4, 32, 32), InsertionPoint("", "conv", 8)
+    mix = TemporalMix(Same(), point, alpha=0.62)
     assert torch.equal(mix(z, Clip(4)), z)
     naive = mix.alpha * z + (1 - mix.alpha) * z
     assert 0.02 < (naive != z).float().mean() < 0.5
@@ -171,8 +172,8 @@ def test_temporal_parameters_are_all_of_phi_and_none_of_theta(case):
 def test_one_temporal_layer_follows_each_residual_block_and_each_spatial_attention(unet):
     found = insertion_points(unet.backbone)
     layers = insert(unet.backbone)
-    assert [place.kind for _, place in found].count("conv") == 2 + 2 + 4 and len(found) == 8 + 4
-    assert list(layers.alphas()) == [place.name.replace(".", "-") for _, place in found]
+    assert [point.kind for _, point in found].count("conv") == 2 + 2 + 4 and len(found) == 8 + 4
+    assert list(layers.alphas()) == [point.name.replace(".", "-") for _, point in found]
     assert all(alpha == pytest.approx(0.5) for alpha in layers.alphas().values())
 
 
@@ -234,11 +235,11 @@ def test_the_order_of_frames_matters_through_attention_alone(unet):
     shaken(model.layers, 0.3)
     z = unet.clips()
     assert not torch.allclose(unet.call(model, z[:, order]), unet.call(model, z)[:, order], atol=1e-3)
-    at_once = unet.call(model, z[:, order], positions=order)           # told where the frames belong, it does
+    at_once = unet.call(model, z[:, order], positions=order)           # given where the frames belong
     assert torch.allclose(at_once, unet.call(model, z)[:, order], atol=1e-4)
 
 
-def test_positions_are_0_1_2_unless_told_otherwise(unet):
+def test_positions_are_0_1_2_unless_given(unet):
     model, z = unet.model(), unet.clips()
     shaken(model.layers, 0.3)
     assert torch.equal(unet.call(model, z), unet.call(model, z, positions=torch.arange(4)))
@@ -254,6 +255,26 @@ def test_a_mask_hides_frames_in_attention(unet):
     i = torch.arange(12)
     reached = changed_frames(unet, model, 12, 0, mask=(i[:, None] - i).abs() <= 1)
     assert reached == [True] * 5 + [False] * 7 and len(model.layers.mixes) == 4
+
+
+@torch.no_grad()
+def test_a_regime_adds_its_own_embedding_to_every_frame_and_position_of_its_clip():
+    layer = TemporalConv(InsertionPoint("", "conv", 8, groups=4, regimes=2))
+    shaken(layer, 0.3)
+    layer.conv1.weight.zero_()                           # what is left is a bias, then the regime
+    layer.conv1.bias.zero_()
+    z, row = normal(2, 8, 4, 3, 3), layer.regime.weight[torch.tensor([1, 0])]
+    y = row[:, :, None, None, None].expand(2, 8, 4, 3, 3)
+    want = z + layer.conv2(nn.functional.silu(layer.norm2(y)))
+    got = layer(z, Clip(4, regime=torch.tensor([1, 0])))
+    assert torch.allclose(got, want, atol=1e-6)
+    assert not torch.allclose(got, layer(z, Clip(4, regime=torch.tensor([0, 1]))), atol=1e-3)
+
+
+def test_the_band_reaches_as_far_as_it_says():
+    assert band(4, 1).tolist() == [[True, True, False, False], [True, True, True, False],
+                                   [False, True, True, True], [False, False, True, True]]
+    assert band(8, 7).all() and not band(9, 7)[0, 8] and band(9, 7)[0, 7]
 
 
 # -- everything learns ------------------------------------------------------------------------------------------------
@@ -305,7 +326,7 @@ def test_a_fixed_alpha_lies_between_0_and_1(unet, alpha):
 # -- text -------------------------------------------------------------------------------------------------------------
 
 def test_text_is_read_and_frames_still_see_one_another(unet):
-    """Attention to the text in place of attention to the frames would leave the frames blind to one another."""
+    """Attention to the text in point of attention to the frames would leave the frames blind to one another."""
     model, z, text = unet.model(conv=None, text_channels=12), unet.clips(), normal(2, 5, 12, seed=1)
     assert torch.equal(unet.call(model, z, text=text), unet.frames(z))
     shaken(model.layers, 0.3)
@@ -331,9 +352,9 @@ def test_layers_that_read_a_text_ask_for_it(unet):
 class OwnShift(nn.Module):
     """What a reader may write: a learned share of the frame before."""
 
-    def __init__(self, place):
+    def __init__(self, point):
         super().__init__()
-        self.share = nn.Parameter(torch.zeros(place.channels, 1, 1, 1))
+        self.share = nn.Parameter(torch.zeros(point.channels, 1, 1, 1))
         self.register_buffer("count", torch.tensor([70001]))
 
     def forward(self, z, clip):

@@ -207,7 +207,7 @@ class TemporalHook:
         return z
 
     def follow(self, z: Tensor, args: tuple, kwargs: dict, call: Call) -> Tensor:
-        """The output z of the spatial layer ((b t) c h w, or (b t) n c) -> the mix, of its shape."""
+        """Output z of the spatial layer, (b t) c h w or (b t) n c -> the mix, of the same shape."""
         t = call.clip.frames
         if self.point.kind == "conv":
             emb = args[1] if len(args) > 1 else kwargs.get("temb", kwargs.get("emb"))
