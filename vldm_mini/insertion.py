@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .blocks import ResBlock, SpatialAttention
-from .layer_classes import LayerClass, built_in, fingerprint
+from .layer_classes import LayerClass, fingerprint, saved_class
 from .weights import (
     CARD,
     CONFIG,
@@ -354,7 +354,7 @@ class TemporalLayers(nn.Module):
             raise FileNotFoundError(f"no temporal layers at {folder}; give the folder that "
                                     "save_pretrained wrote")
         settings = read_json(path, keys)
-        classes = {kind: _saved_class(kind, given[kind], settings, folder) for kind in given}
+        classes = {kind: saved_class(kind, given[kind], settings, folder) for kind in given}
         layers = cls(backbone, classes, settings["where"], settings["per"], settings["alpha"],
                      settings["options"])
         like_backbone(layers, backbone)
@@ -372,30 +372,6 @@ def saved_names(folder: str | Path) -> dict[str, str | None]:
     settings = read_json(Path(folder) / CONFIG)
     return {kind: settings[kind].rpartition(".")[2] if settings.get(kind) else None
             for kind in ("conv", "attention", "mix")}
-
-
-def _saved_class(kind: str, given: Any, settings: dict, folder: str | Path) -> LayerClass | None:
-    """The class that a folder was saved with: the one given, or one of this package."""
-    path = settings[kind]
-    name = path.rpartition(".")[2] if path else None
-    own = LayerClass.of(given) if given is not None else None
-    if own is None and path is not None:
-        found = built_in(path)
-        if found is None:
-            raise ValueError(
-                f"{folder} was saved with {kind}={name}, which is no class of this package: give "
-                f"it, from_pretrained(..., {kind}={name}); its source lies in "
-                f"{Path(folder) / name}.py.txt")
-        own = LayerClass.of(found)
-    if own is None:
-        return None
-    if own.name != name:
-        raise ValueError(f"{folder} was saved with {kind}={name}, not with {own.name}")
-    saved = settings["hyperparameters"].get(kind, {})
-    if own.hyperparameters and own.hyperparameters != saved:
-        raise ValueError(f"{folder} was saved with {name}({saved}), not {own.hyperparameters}: "
-                         "give the class alone")
-    return replace(own, hyperparameters=saved)
 
 
 def _module(made: Any, make: LayerClass) -> nn.Module:

@@ -134,6 +134,30 @@ def built_in(path: str) -> Any:
     return getattr(importlib.import_module(module), name, None)
 
 
+def saved_class(kind: str, given: Any, settings: dict, folder: str | Path) -> LayerClass | None:
+    """The class that a folder was saved with: the one given, or one of this package."""
+    path = settings[kind]
+    name = path.rpartition(".")[2] if path else None
+    own = LayerClass.of(given) if given is not None else None
+    if own is None and path is not None:
+        found = built_in(path)
+        if found is None:
+            raise ValueError(
+                f"{folder} was saved with {kind}={name}, which is no class of this package: give "
+                f"it, from_pretrained(..., {kind}={name}); its source lies in "
+                f"{Path(folder) / name}.py.txt")
+        own = LayerClass.of(found)
+    if own is None:
+        return None
+    if own.name != name:
+        raise ValueError(f"{folder} was saved with {kind}={name}, not with {own.name}")
+    saved = settings["hyperparameters"].get(kind, {})
+    if own.hyperparameters and own.hyperparameters != saved:
+        raise ValueError(f"{folder} was saved with {name}({saved}), not {own.hyperparameters}: "
+                         "give the class alone")
+    return dataclasses.replace(own, hyperparameters=saved)
+
+
 def source_text(make: Any) -> str:
     """The text of the file, or of the notebook cell, that defines a class or a function.
 
