@@ -22,6 +22,7 @@ from ..autoencoder import Autoencoder
 from ..boxes import box_map
 from ..datasets import driving, video
 from ..datasets.driving import DrivingClip
+from ..datasets.video.loading import long_enough
 from .randomness import BatchRandom
 from .sizes import Size
 
@@ -39,11 +40,11 @@ def load_clips(data: str, size: Size) -> tuple[list, list]:
     if data == "driving":
         splits = ("train", size.clips), ("held_out", 16)
         return tuple(driving.clips(split, n, height=size.pixels) for split, n in splits)
+    needed = video.span(size.frames, size.stride)
     if is_packed(data):
-        clips = unpack(data, size)
+        clips = long_enough(unpack(data, size), needed, data)
     else:
-        clips = video.load(data, size=size.pixels,
-                           min_frames=video.span(size.frames, size.stride))
+        clips = video.load(data, size=size.pixels, min_frames=needed)
     return video.split(clips)
 
 

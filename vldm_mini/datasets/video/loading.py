@@ -68,7 +68,7 @@ def load(
         known = ", ".join(fetching.catalogue())
         raise FileNotFoundError(f"{str(source)!r} is neither a known data set ({known}) nor a "
                                 "folder of videos: check the name or path")
-    return _long_enough(clips, min_frames, source)
+    return long_enough(clips, min_frames, source)
 
 
 def actions(
@@ -103,7 +103,7 @@ def summary(source: str | Path, root: str | Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _long_enough(clips: list[VideoClip], min_frames: int, source: str | Path) -> list[VideoClip]:
+def long_enough(clips: list[VideoClip], min_frames: int, source: str | Path) -> list[VideoClip]:
     """The clips of at least min_frames frames; one warning names all others."""
     short = [clip for clip in clips if len(clip.frames) < min_frames]
     if len(short) == len(clips):

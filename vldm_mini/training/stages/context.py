@@ -97,5 +97,7 @@ def _context_job(stage: str, request: Request, latents: Latents, window: tuple[i
     def finish(built: list[Objective], record) -> None:
         text = card(f"{stage} layers (phi)", request, record)
         built[0].module.save_pretrained(request.folder(stage), text, STORED_AS)
-    identity = dict(data=latents.fingerprint)
+    fresh = build()[0].module
+    identity = dict(data=latents.fingerprint, layers=fresh.source_hash())
+    fresh.remove()
     return Job(stage, request.settings(stage), build, finish, identity, watch)
