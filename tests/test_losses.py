@@ -384,7 +384,7 @@ def test_the_loss_of_the_autoencoder_by_hand(step):
         torch.distributions.Normal(posterior.mean, deviation), standard).mean()
     wanted = l1 + 2e-4 * kl
     assert kl.item() > 0.02
-    assert float(logs["kl"]) == pytest.approx(float(kl), rel=1e-4)
+    assert logs["kl"].item() == pytest.approx(kl.item(), rel=1e-4)
     if step == 5:
         adversarial = -critic(x_hat).mean()
         last = model.decoder.last_layer

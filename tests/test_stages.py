@@ -15,7 +15,7 @@ from vldm_mini.datasets.driving import DrivingClip
 from vldm_mini.diffusion import Schedule
 from vldm_mini.pipeline import VideoLDM
 from vldm_mini.temporal import TemporalLayers, VideoModel, insert
-from vldm_mini.training import BatchRandom, Record
+from vldm_mini.training import BatchRandom, Record, stages
 from vldm_mini.training.data import Latents, cached_latents, to_float
 from vldm_mini.training.loop import STATE
 from vldm_mini.training.losses import ContextOptions, LossOptions, diffusion_loss
@@ -220,7 +220,8 @@ def driving_run(tmp_path_factory):
             return original(*args, **kwargs)
         return call
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driving, "clips", lambda split, n, height: few if split == "train" else few[:1])
+        patch.setattr(driving, "clips",
+                      lambda split, n, height: few if split == "train" else few[:1])
         patch.setattr(driving, "seeds", lambda split, n, first=0: [1, 3])
         for module in (image, temporal, context, boxes):
             patch.setattr(module, "diffusion_loss", noting(module, "diffusion_loss"))
@@ -373,12 +374,15 @@ def test_training_that_starts_from_weights_continues_from_them(run, videos, tmp_
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_without_pillow_a_stage_trains_and_leaves_its_strips_out(run, videos, tmp_path, monkeypatch):
+def test_without_pillow_a_stage_trains_and_leaves_its_strips_out(
+        run, videos, tmp_path, monkeypatch):
     shutil.copytree(run[0] / "autoencoder", tmp_path / "autoencoder")
     monkeypatch.setattr(common, "find_spec", lambda name: None)
     # encoded before, by a machine that has Pillow
     shutil.copytree(run[0] / "latents", tmp_path / "latents")
+    monkeypatch.setattr(stages, "find_spec", lambda name: None)
     record = train_stage("image", request(videos, tmp_path, 2))
+    assert stages.sample_video(request(videos, run[0])) is None
     assert record.strips == [] and (tmp_path / "image" / weights.WEIGHTS).is_file()
 
 

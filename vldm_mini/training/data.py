@@ -29,11 +29,12 @@ from .sizes import Size
 Words = tuple                                 # (("action", ("bend", ...)), ...): labels and classes
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Clips.
 
 def load_clips(data: str, size: Size) -> tuple[list, list]:
-    """-> (clips to train on, clips held out): objects with `name`, `frames` uint8 (t h w 3), labels.
+    """-> (clips to train on, clips held out), objects with a `name`, `frames`
+    uint8 (t h w 3) and labels.
 
     Clips shorter than a training window are left out with one warning that names them.
     """
@@ -78,13 +79,14 @@ def _truth_of(clip: DrivingClip) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _of_each(function: Callable, clips: list) -> Iterator:
-    """function(clip) of each clip, in order; by several processes where clips are rendered and there
-    are cores for it."""
+    """function(clip) of each clip, in order; by several processes where clips are rendered and
+    there are cores for it."""
     workers = machine.threads()
     if workers < 4 or len(clips) < 16 or not isinstance(clips[0], DrivingClip):
         yield from map(function, clips)
         return
-    # spawn: forking a process that holds a GPU is not allowed. One thread each: the workers are many
+    # spawn: forking a process that holds a GPU is not allowed. One thread each: there are many
+    # workers
     with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"):
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             yield from pool.map(function, clips, chunksize=8)
@@ -105,7 +107,7 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Packed clips.
 
 PACKED = ".clips.safetensors"
@@ -135,11 +137,12 @@ def pack(data: str, size: Size, path: str | Path) -> int:
             seen[_digest(clip.frames)] = len(entries)
             kept.append(clip.frames)
         entries.append(dict(
-            name=clip.name, labels=clip.labels, words=clip.words, fps=clip.fps, caption=clip.caption,
-            group=clip.group, mirror=clip.mirror, frames=len(clip.frames), mirror_of=source))
+            name=clip.name, labels=clip.labels, words=clip.words, fps=clip.fps,
+            caption=clip.caption, group=clip.group, mirror=clip.mirror, frames=len(clip.frames),
+            mirror_of=source))
     about = json.dumps(dict(pixels=size.pixels, clips=entries))
-    tensors = dict(frames=torch.cat(kept), about=torch.tensor(list(about.encode()), dtype=torch.uint8))
-    weights.save_tensors(path, tensors)
+    text = torch.tensor(list(about.encode()), dtype=torch.uint8)
+    weights.save_tensors(path, dict(frames=torch.cat(kept), about=text))
     return Path(path).stat().st_size
 
 
@@ -166,12 +169,12 @@ def _digest(frames: Tensor) -> bytes:
     return hashlib.sha256(frames.contiguous().numpy().tobytes()).digest()
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Windows on the device.
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a batch lie: the clip of each (b,), and its frames in the store (b, t)."""
+    """Where the windows of a batch lie: the clip of each (b,), its frames in the store (b, t)."""
     clip: Tensor
     frames: Tensor
 
@@ -187,10 +190,13 @@ class FrameStore:
                  names: list[str] | None = None) -> None:
         self.window, self.stride, self.span = frames, stride, video.span(frames, stride)
         names = names or [f"clip {i}" for i in range(len(clips))]
-        short = [f"{name} ({len(clip)})" for name, clip in zip(names, clips) if len(clip) < self.span]
+        short = []
+        for name, clip in zip(names, clips):
+            if len(clip) < self.span:
+                short.append(f"{name} ({len(clip)})")
         if short:
-            raise ValueError(f"{frames} frames {stride} apart take {self.span} frames of video; these "
-                             f"clips are shorter: {', '.join(short)}; leave them out")
+            raise ValueError(f"{frames} frames {stride} apart take {self.span} frames of video; "
+                             f"these clips are shorter: {', '.join(short)}; leave them out")
         lengths = torch.tensor([len(clip) for clip in clips])
         self.frames = torch.cat(clips).to(device)
         self.first = (lengths.cumsum(0) - lengths).to(device)
@@ -213,15 +219,15 @@ def to_float(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Latents: the encoder runs once over the set.
 
 @dataclass(frozen=True)
 class Latents:
     """A set as its autoencoder encodes it.
 
-    clips: [(t c h w)] in half precision. labels: (clips, n) long, or (clips, t, n) where they change
-    from frame to frame. label_names: for each label its name and its classes, held-out ones
+    clips: [(t c h w)] in half precision. labels: (clips, n) long, or (clips, t, n) where they
+    change from frame to frame. label_names: for each label its name and its classes, held-out ones
     included. fps: of the clips. boxes: where they are known, of each clip, for each frame, (n, 4).
     """
     clips: list
@@ -263,7 +269,10 @@ def encode_clips(model: Autoencoder, clips: list) -> list[Tensor]:
 
 
 def vocabulary(clips: list) -> Words:
-    """What the labels of clips mean: (("action", ("bend", ...)), ...); an unseen class is its number."""
+    """What the labels of clips mean: (("action", ("bend", ...)), ...).
+
+    A class that no clip has is named by its number.
+    """
     meanings: dict[str, dict[int, str]] = {}
     for clip in clips:
         for name, value in clip.labels.items():
@@ -282,8 +291,8 @@ def cached_latents(data: str, out: str | Path, clips: list, others: list = ()) -
     """
     folder = Path(out) / "autoencoder"
     if not (folder / weights.WEIGHTS).is_file():
-        raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train autoencoder "
-                                f"--data {data}")
+        raise FileNotFoundError(f"no autoencoder in {out}; first: python -m vldm_mini train "
+                                f"autoencoder --data {data}")
     content = fingerprint(clips)
     key = hashlib.sha256((weights.sha256(folder / weights.WEIGHTS) + content).encode()).hexdigest()
     path = Path(out) / "latents" / f"{key[:16]}.safetensors"
@@ -298,11 +307,12 @@ def cached_latents(data: str, out: str | Path, clips: list, others: list = ()) -
         return Latents(encoded, tensors["labels"], driving.LABEL_NAMES, clips[0].fps,
                        _boxes_of(tensors), names, content)
     labels = torch.stack([video.label_vector(clip) for clip in clips])
-    return Latents(encoded, labels, vocabulary([*clips, *others]), clips[0].fps, None, names, content)
+    label_names = vocabulary([*clips, *others])
+    return Latents(encoded, labels, label_names, clips[0].fps, None, names, content)
 
 
 def driving_truth(clips: list) -> dict[str, Tensor]:
-    """Of every frame: labels (clips, t, 2), number of boxes (clips, t), all boxes in a row (n, 4)."""
+    """Of every frame: labels (clips, t, 2), number of boxes `cars` (clips, t); all boxes (n, 4)."""
     labels, boxes = zip(*_of_each(_truth_of, clips))
     flat = [torch.from_numpy(some).float() for clip in boxes for some in clip]
     return dict(labels=torch.from_numpy(np.stack(labels)), boxes=torch.cat(flat),

@@ -27,8 +27,9 @@ STATE = "state.safetensors"
 class Settings:
     """How long and how. `lr` warms up linearly, then falls along a cosine to zero.
 
-    batch: samples of a step, over all processes and all accumulated parts. precision: "fp32", "bf16",
-    or "" for the faster one here (a short timing). accumulate: forward and backward passes a step.
+    batch: samples of a step, over all processes and all accumulated parts. precision: "fp32",
+    "bf16", or "" for the faster one here (a short timing). accumulate: forward and backward passes
+    a step.
     """
     steps: int
     batch: int
@@ -64,8 +65,8 @@ class Objective:
 class Watch:
     """What a run is to look at beside its losses.
 
-    row() -> dict for each row of the record (alphas, say); strip() -> PIL image from fixed noise, at
-    `num_strips` moments evenly spaced in log steps; validate() -> dict of held-out figures, at
+    row() -> dict for each row of the record (alphas, say); strip() -> PIL image from fixed noise,
+    at `num_strips` moments evenly spaced in log steps; validate() -> dict of held-out figures, at
     `num_validations` moments evenly spaced. strip and validate see the averaged (EMA) weights.
     """
     row: Callable[[], dict] | None = None
@@ -90,8 +91,11 @@ def train(folder: str | Path, settings: Settings, objectives: list[Objective],
     # one process writes; the others of a group only compute
     with locked(folder) if process_rank() == 0 else nullcontext():
         run = Run(folder, settings, objectives, resume, identity or {})
-        strips = log_spaced(settings.steps, watch.num_strips) if watch.strip else set()
-        validations = evenly_spaced(settings.steps, watch.num_validations) if watch.validate else set()
+        strips, validations = set(), set()
+        if watch.strip:
+            strips = log_spaced(settings.steps, watch.num_strips)
+        if watch.validate:
+            validations = evenly_spaced(settings.steps, watch.num_validations)
         every, saved = max(1, settings.steps // 200), time.monotonic()
         steps = range(run.step, settings.steps)
         bar = tqdm(steps, initial=run.step, total=settings.steps, mininterval=0.5,
@@ -181,7 +185,9 @@ class Run:
         self.device = next(objectives[0].module.parameters()).device
         self.rank = process_rank()
         self.precision = settings.precision or machine.probe_precision(self.device)
-        self.trained = [[p for p in one.module.parameters() if p.requires_grad] for one in objectives]
+        self.trained = []
+        for one in objectives:
+            self.trained.append([p for p in one.module.parameters() if p.requires_grad])
         self.optimizers = [make_optimizers(one.module, one.muon, one.betas) for one in objectives]
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True        # every step has the same shapes
@@ -262,7 +268,9 @@ class Run:
 
     def note(self, watch: Watch, validate: bool) -> None:
         """One row of the record: means since the last row. The one place that reads the device."""
-        losses = {name: total / count for name, (total, count) in sorted(self.totals.losses.items())}
+        losses = {}
+        for name, (total, count) in sorted(self.totals.losses.items()):
+            losses[name] = total / count
         mean_over_processes(list(losses.values()))
         for objective, bad in zip(self.objectives, self.bad_step.tolist()):
             if bad >= 0:

@@ -17,13 +17,13 @@ from ..temporal import VideoModel
 from .data import FrameStore, Latents, Windows
 from .randomness import BatchRandom
 
-SQUARE = 4                                    # side of the squares that a coarse error is averaged over
+SQUARE = 4                 # side of the squares that a coarse error is averaged over
 
 
 @dataclass(frozen=True)
 class LossOptions:
     """How a diffusion loss is weighed. The defaults are the paper's."""
-    label_drop: float = 0.1                   # paper, appendix: each label is dropped one time in ten
+    label_drop: float = 0.1               # paper, appendix: each label is dropped one time in ten
     # MINI: (middle, spread) of a logit-normal tau in place of U{0, 1000} (Esser et al. 2024)
     tau: tuple[float, float] | None = None
     # MINI: sample i's tau from the i-th of as many equally likely parts: every batch has all levels
@@ -67,8 +67,8 @@ def drop_labels(labels: Tensor, classes: tuple[int, ...], draw: BatchRandom, p: 
 def temporal_difference_error(error: Tensor) -> Tensor:
     """How much the error of a clip, averaged over squares of 4x4, changes from frame to frame.
 
-    (b t c h w) -> (b,): the mean square. MINI: a video may be right in every detail and still flicker
-    as a whole; that error is so small a part of eq. (2) that it would be learnt last.
+    (b t c h w) -> (b,): the mean square. MINI: a video may be right in every detail and still
+    flicker as a whole; that error is so small a part of eq. (2) that it would be learnt last.
     """
     side = min(SQUARE, *error.shape[3:])
     coarse = F.avg_pool2d(rearrange(error, "b t c h w -> (b t) c h w"), side)
@@ -123,7 +123,7 @@ def weighed_error(error: Tensor, regime: Tensor | None, options: LossOptions) ->
     return per_sample
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Context frames (section 3.2, 3.3).
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def noisy_context(z: Tensor, mask: Tensor, draw: BatchRandom, schedule: Schedule
 
 def self_generated_context(model: VideoModel, z: Tensor, draw: BatchRandom, schedule: Schedule,
                            prediction: str, options: ContextOptions, first: int = 4) -> Tensor:
-    """z (b t c h w) with the first frames of some clips as the model itself predicts them from noise.
+    """z (b t c h w), the first frames of some clips as the model itself predicts them from noise.
 
     Which clips: every n-th of the batch, so that their share is `self_generated`.
     """
@@ -187,12 +187,16 @@ def interpolation_context(schedule: Schedule, options: ContextOptions) -> Contex
     def context(z: Tensor, windows: Windows, draw: BatchRandom) -> dict:
         mask = context_mask(z.shape[1], 1, 1).to(z.device, non_blocking=True)
         mask = mask.expand(len(z), -1)
-        return dict(context=noisy_context(z, mask, draw, schedule, options), regime=windows.clip % 2)
+        c = noisy_context(z, mask, draw, schedule, options)
+        return dict(context=c, regime=windows.clip % 2)
     return context
 
 
 def box_condition(maps: Tensor, drop: float) -> ContextMaker:
-    """The box map of each frame; zeros, "no boxes given", with probability drop. maps (frames 4 h w)."""
+    """The box map of each frame; zeros, "no boxes given", with probability drop.
+
+    maps (frames 4 h w): of all frames in a row.
+    """
     def context(z: Tensor, windows: Windows, draw: BatchRandom) -> dict:
         given = draw.uniform() >= drop
         return dict(concat=maps[windows.frames[:, 0]].float() * given[:, None, None, None])

@@ -1,4 +1,4 @@
-"""Optimisers: AdamW from torch, Muon written out, the learning rate over time, the average of weights."""
+"""Optimisers: AdamW from torch, Muon written out; the learning rate; the average of weights."""
 import math
 from collections.abc import Iterable
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix is made orthogonal, so that no direction is much faster than the others.
+    """Momentum whose matrix is made orthogonal, so that no direction is much faster than others.
 
-    Jordan et al. 2024; the size of a step as AdamW's (Liu et al. 2025, arXiv 2502.16982). A tensor of
-    any rank counts as the matrix of its flatten(1), convolutions too. Matrices of one shape are
+    Jordan et al. 2024; the size of a step as AdamW's (Liu et al. 2025, arXiv 2502.16982). A tensor
+    of any rank counts as the matrix of its flatten(1), convolutions too. Matrices of one shape are
     orthogonalised together. torch.optim.Muon does the same sums in bf16, which many CPUs emulate.
     """
 

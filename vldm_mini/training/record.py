@@ -15,7 +15,7 @@ LEVELS = 10                                   # bins of tau in which the recorde
 
 @dataclass
 class Record:
-    """One run. A row every so many steps: step, minutes, process minutes, losses, loss per level."""
+    """One run. A row every so many steps: step, minutes, process minutes, losses, loss a level."""
     settings: dict = field(default_factory=dict)
     where: dict = field(default_factory=dict)
     rows: list = field(default_factory=list)
@@ -40,8 +40,8 @@ class Record:
 def provenance(device: torch.device | None = None) -> dict:
     """Commit, versions and hardware of this run."""
     try:
-        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                             cwd=Path(__file__).parent)
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                             text=True, cwd=Path(__file__).parent)
         commit = git.stdout.strip()
     except OSError:
         commit = ""

@@ -1,8 +1,8 @@
 """The dial: widths, frames, steps and batch of all stages together.
 
-`xs` is for tests (seconds), `s` for a laptop, `m` for one GPU, `paper` has the paper's widths and is
-for counting parameters and for clusters. Steps are what a size is meant to be trained for; a number
-of minutes (`--minutes`) replaces them by what fits.
+`xs` is for tests (seconds), `s` for a laptop, `m` for one GPU, `paper` has the paper's widths and
+is for counting parameters and for clusters. Steps are what a size is meant to be trained for; a
+number of minutes (`--minutes`) replaces them by what fits.
 """
 from dataclasses import dataclass, field, replace
 
@@ -56,7 +56,7 @@ def _upsampler_stages(autoencoder: Settings, image: Settings, temporal: Settings
     return dict(zip(UPSAMPLER_STAGES, parts))
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # xs: seconds, for tests.
 
 _XS = Settings(steps=20, batch=8, lr=2e-3)
@@ -74,10 +74,10 @@ XS = Size(
         decoder=replace(_XS_CLIPS, lr=1e-3, warmup=20),
         prediction=replace(_XS_CLIPS, lr=4e-3 / 3), interpolation=replace(_XS_CLIPS, lr=4e-3 / 3),
         boxes=_XS,
-        **_upsampler_stages(*(Settings(10, 4, 2e-3), Settings(10, 4, 2e-3), Settings(10, 2, 2e-3)))),
+        **_upsampler_stages(Settings(10, 4, 2e-3), Settings(10, 4, 2e-3), Settings(10, 2, 2e-3))),
     clips=12)
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # s: a laptop. Hours are the only thing that makes these models better.
 
 S = Size(
@@ -96,7 +96,7 @@ S = Size(
                             Settings(2400, 4, 2e-3))),
     clips=1500)
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # m: one GPU. With --minutes 9 all stages fit one sitting; the steps here are an afternoon's.
 
 M = Size(
@@ -117,7 +117,7 @@ M = Size(
                             Settings(8000, 48, 2e-3))),
     clips=1500)
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # paper: f = 8 and a U-Net like Stable Diffusion's; steps, batch and rates as far as they are known.
 
 PAPER = Size(
@@ -151,7 +151,7 @@ DRIVING["s"] = replace(DRIVING["s"], unet=UNetConfig(channels=(64, 96, 128)), st
 
 
 def size_of(name: str, data: str = "actions") -> Size:
-    """The Size of that name for that data. Raises ValueError for a name that the dial does not have."""
+    """The Size of that name for that data. Raises ValueError for a name that is not in NAMES."""
     if name not in SIZES:
         raise ValueError(f"unknown size {name!r}; choose one of {', '.join(NAMES)}")
     return DRIVING[name] if data == "driving" else SIZES[name]

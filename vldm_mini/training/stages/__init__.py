@@ -1,7 +1,7 @@
 """The stages of Fig. 5, one module each, and the one command that trains all of them in order.
 
-    python -m vldm_mini train image --data driving --size s           one stage
-    python -m vldm_mini train all --data driving --size s             every stage, from random weights
+    python -m vldm_mini train image --data driving --size s       one stage
+    python -m vldm_mini train all --data driving --size s         every stage, from random weights
     python -m vldm_mini train all --data actions --size m --minutes 9
 
 Stages of one set lie side by side in one folder; each reads what the earlier ones left there.
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from ... import weights
@@ -23,7 +24,8 @@ from .common import Job, Request, run_job, write_json
 
 @dataclass(frozen=True)
 class Stage:
-    """prepare(request) -> Job; share: of the minutes of `train all`; only: sets that can train it."""
+    """prepare(request) -> Job. share: of the minutes of `train all`. only: sets that can train it,
+    all if empty."""
     prepare: Callable[[Request], Job]
     share: float
     only: tuple[str, ...] = ()
@@ -59,8 +61,8 @@ def stage_names() -> list[str]:
     return [*(name for name in STAGES if not name.partition("_")[2]), *GROUPS, "classifiers", "all"]
 
 
-def train_stage(name: str, request: Request) -> Record | None:
-    """Train one stage (or a group of them, or all). Raises ValueError for a name that is not one."""
+def train_stage(name: str, request: Request) -> Record | dict | None:
+    """Train one stage, or a group of them, or all. Raises ValueError for a name that is not one."""
     if name == "all":
         return train_all(request)
     if name == "classifiers":
@@ -84,8 +86,8 @@ def stages_for(data: str) -> list[str]:
 def train_all(request: Request) -> Record | None:
     """Every stage in order, from random weights to a video in out/sample. Resumes where it stopped.
 
-    request.minutes are divided by fixed shares: a stage gets its share of what is left, rendering and
-    encoding included.
+    request.minutes are divided by fixed shares: a stage gets its share of what is left, rendering
+    and encoding included.
     """
     weights.writable(request.out)
     names = stages_for(request.data)
@@ -128,8 +130,13 @@ def _minutes_of(request: Request, name: str, measured: float) -> float:
     return known[name]
 
 
-def sample_video(request: Request) -> Path:
-    """A first video from the trained stages: out/sample.webp (and its frames as a strip)."""
+def sample_video(request: Request) -> Path | None:
+    """A first video from the trained stages: out/sample.webp (and its frames as a strip).
+
+    None on a machine without Pillow, which cannot write pictures.
+    """
+    if find_spec("PIL") is None:
+        return None
     from ...pipeline import VideoLDM
     from ...teaching import pictures
     model = VideoLDM.from_pretrained(request.out)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ... import machine
 from ...autoencoder import (
     Autoencoder,
+    AutoencoderConfig,
     PatchCritic,
     adaptive_weight,
     hinge_critic_loss,
@@ -17,6 +18,7 @@ from ...evaluation import measures
 from ..data import FrameStore, fingerprint, load_clips, rendered, to_float
 from ..loop import Objective
 from ..randomness import BatchRandom
+from ..record import Record
 from .common import Job, Request, card
 
 KL_WEIGHT, CRITIC_WEIGHT = 2e-4, 0.1          # MINI: the paper gives neither
@@ -36,7 +38,7 @@ def prepare(request: Request) -> Job:
                  else Autoencoder(request.dial.autoencoder))
         return objectives(model.to(machine.device()), store_frames(store), settings.steps)
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         model = built[0].module
         model.config = unit_variance(model, store.frames[::max(1, len(store.frames) // 512)])
         psnr = reconstruction_psnr(model, held_frames)
@@ -84,8 +86,11 @@ def objectives(model: Autoencoder, draw_frames: Callable[[BatchRandom], Tensor],
 
 
 @torch.no_grad()
-def unit_variance(model: Autoencoder, frames: Tensor):
-    """The config whose shift and scale give latents of mean 0 and variance 1. frames uint8 (n h w 3)."""
+def unit_variance(model: Autoencoder, frames: Tensor) -> AutoencoderConfig:
+    """The config whose shift and scale give latents of mean 0 and variance 1.
+
+    frames uint8 (n h w 3): what the latents are of.
+    """
     device = next(model.parameters()).device
     parts = [model.posterior(to_float(part.to(device))).mean for part in frames.split(32)]
     z = torch.cat(parts)

@@ -6,6 +6,7 @@ from ...boxes import BOX_CHANNELS
 from ...unet import UNet, add_input_channels
 from ..loop import Objective
 from ..losses import box_condition, diffusion_loss
+from ..record import Record
 from .common import STORED_AS, Job, Request, card, image_backbone, latents_of
 from .image import OPTIONS
 
@@ -31,7 +32,7 @@ def prepare(request: Request) -> Job:
                               box_condition(maps, OPTIONS.label_drop))
         return [Objective("boxes", model, loss, muon=True)]
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card("boxes to image LDM", request, record)
         built[0].module.save_pretrained(request.folder("boxes"), text, STORED_AS)
     return Job("boxes", settings, build, finish, dict(data=latents.fingerprint))

@@ -1,11 +1,17 @@
-"""Stage `classifiers`: evaluation networks, trained on real or rendered clips before any generator."""
+"""Stage `classifiers`: evaluation networks.
+
+They are trained on real or rendered clips before any generator.
+"""
 from ...evaluation import action_classifier_training as actions
 from ...evaluation import driving_classifier_training as driving
 from .common import Request
 
 
-def train_classifiers(request: Request):
-    """Saves out/classifiers. One size, minutes long. Raises ValueError for another set."""
+def train_classifiers(request: Request) -> dict:
+    """Saves out/classifiers; minutes long. Returns the table of their accuracies.
+
+    Raises ValueError for data other than `actions` and `driving`, and for request.start.
+    """
     folder = request.folder("classifiers")
     if request.start:
         raise ValueError("classifiers are always trained from random weights: leave --start out")
@@ -14,7 +20,8 @@ def train_classifiers(request: Request):
                                          resume=request.resume)
     if request.data != "actions":
         raise ValueError("there are classifiers of the actions and persons of `actions`, and of "
-                         f"`driving`, not of {request.data!r}: give --data actions or --data driving")
+                         f"`driving`, not of {request.data!r}: give --data actions or "
+                         "--data driving")
     from tqdm.auto import tqdm
     steps = request.steps or actions.CLASSIFIER_STEPS
     with tqdm(desc="classifiers", total=steps, mininterval=0.5) as bar:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -23,9 +24,12 @@ from ..loop import Objective, Run, Settings, Watch, train
 from ..record import LEVELS, Record
 from ..sizes import Size, size_of
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 # MINI: weights of diffusion models are kept in 8 bits (weights.packed)
 STORED_AS = torch.int8
-TIMED_STEPS = 6                               # steps of a throw-away run from which minutes become steps
+TIMED_STEPS = 6            # steps of a throw-away run from which minutes become steps
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ class Job:
 def run_job(request: Request, job: Job, deadline: float | None = None) -> Record:
     """Train a job and save its weights. deadline: time.monotonic() at which it should be done.
 
-    The number of steps that a deadline leaves is measured once and kept in the run's folder, so that
-    a resumed run knows it.
+    The number of steps that a deadline leaves is measured once and kept in the run's folder, so
+    that a resumed run knows it.
     """
     folder = request.folder(job.name)
     settings = job.settings
@@ -140,7 +144,7 @@ def cost_of_a_step(job: Job) -> dict:
                 peak_memory_mb=round(memory))
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What diffusion stages read and look at.
 
 def latents_of(request: Request) -> tuple[Latents, Latents]:
@@ -155,8 +159,8 @@ def image_backbone(request: Request) -> UNet:
     """The trained theta of the run, frozen. Raises FileNotFoundError where there is none."""
     folder = request.folder("image")
     if not (folder / weights.WEIGHTS).is_file():
-        raise FileNotFoundError(f"no image model in {request.out}; first: python -m vldm_mini train "
-                                f"image --data {request.data}")
+        raise FileNotFoundError(f"no image model in {request.out}; first: python -m vldm_mini "
+                                f"train image --data {request.data}")
     return UNet.from_pretrained(folder).to(machine.device()).requires_grad_(False)
 
 
@@ -178,7 +182,8 @@ def held_out_error(model: nn.Module, latents: Latents, frames: int, stride: int,
     chosen = [usable[i % len(usable)] for i in range(clips)]
     starts = [int(torch.randint(len(latents.clips[i]) - span + 1, (1,), generator=generator))
               for i in chosen]
-    z = torch.stack([latents.clips[i][at:at + span:stride].float() for i, at in zip(chosen, starts)])
+    z = torch.stack([latents.clips[i][at:at + span:stride] for i, at in zip(chosen, starts)])
+    z = z.float()
     eps = torch.randn(z.shape, generator=generator)
     if frames == 1:
         z, eps = z[:, 0], eps[:, 0]
@@ -220,7 +225,7 @@ def noise_strip(model: nn.Module, latents: Latents, out: Path, frames: int, rows
         labels = labels.repeat_interleave(columns, 0)
 
     @torch.no_grad()
-    def picture():
+    def picture() -> "Image.Image":
         from PIL import Image
 
         def denoise(z: Tensor, tau: Tensor) -> Tensor:
@@ -232,7 +237,7 @@ def noise_strip(model: nn.Module, latents: Latents, out: Path, frames: int, rows
     return picture
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The model card.
 
 def card(what: str, request: Request, record: Record, figures: dict | None = None) -> str:
@@ -253,9 +258,9 @@ def card(what: str, request: Request, record: Record, figures: dict | None = Non
         f"Trained on: {name} ({terms})", "",
         "Licence of these weights: Apache-2.0 where the data's terms allow it; "
         "trained on `actions` they are for research and teaching, as the data is.", "",
-        f"Recipe: `python -m vldm_mini train {what.split()[0]} --data {name} --size {request.size}`, "
-        f"seed {settings.get('seed')}, {settings.get('steps')} steps of batch "
-        f"{settings.get('batch')}, {settings.get('precision')}.", "",
+        f"Recipe: `python -m vldm_mini train {what.split()[0]} --data {name} "
+        f"--size {request.size}`, seed {settings.get('seed')}, {settings.get('steps')} steps "
+        f"of batch {settings.get('batch')}, {settings.get('precision')}.", "",
         f"Took {record.minutes:.1f} minutes ({record.process_minutes:.1f} of processor time) on "
         f"{where.get('threads')} threads of {where.get('device')} ({where.get('processor')}), "
         f"torch {where.get('torch')}, commit {where.get('commit')}.", "",

@@ -3,6 +3,7 @@
 Paper: sections 3.2 and 3.3. Chapters 06 and 07 walk through them.
 """
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -21,16 +22,18 @@ from ..losses import (
     interpolation_context,
     prediction_context,
 )
+from ..record import Record
 from .common import STORED_AS, Job, Request, alphas_row, card, image_backbone, latents_of
 
 # MINI: where frames are given, how the clip continues is decided at high noise
 TAU = (0.4, 1.4)
 PREDICTION_OPTIONS = LossOptions(tau=TAU, stratified=True, temporal_difference=8.0)
 PREDICTION_CONTEXT = ContextOptions(self_generated=0.5)
-# MINI: linear interpolation of the ends is off by 0.18 at the first regime's rate and by 0.04 at the
-# second's (latents of variance 1): what is left to learn there is small. So it weighs four times more
-INTERPOLATION_OPTIONS = LossOptions(tau=TAU, stratified=True, temporal_difference=8.0, anchored=True,
-                                    regime_weights=(0.4, 1.6))
+# MINI: linear interpolation of the ends is off by 0.18 at the first regime's rate and by 0.04 at
+# the second's (latents of variance 1): what is left to learn there is small. So it weighs four
+# times more
+INTERPOLATION_OPTIONS = LossOptions(tau=TAU, stratified=True, temporal_difference=8.0,
+                                    anchored=True, regime_weights=(0.4, 1.6))
 INTERPOLATION_CONTEXT = ContextOptions()
 INTERPOLATION_FPS = 4 * driving.KEY_FPS, 16 * driving.KEY_FPS       # of T to 4T and of 4T to 16T
 INTERPOLATION_FRAMES = 5
@@ -53,7 +56,8 @@ def prediction(request: Request) -> Job:
 def interpolation(request: Request) -> Job:
     """phi that is conditioned on both ends of five frames. Starts from out/prediction.
 
-    One phi for both regimes, T to 4T and 4T to 16T. Only where any frame rate can be had: `driving`.
+    One phi for both regimes, T to 4T and 4T to 16T. Only `driving` has clips at any frame rate.
+    Raises ValueError for other data.
     """
     if request.data != "driving":
         raise ValueError(f"interpolation learns from frames at 7.5 and 30 a second; {request.data} "
@@ -68,7 +72,8 @@ def interpolation(request: Request) -> Job:
 
 
 def interpolation_clips(request: Request) -> list[DrivingClip]:
-    """Five frames of each scene, at 7.5 and at 30 a second in turn: a clip's parity is its regime."""
+    """Five frames of each scene, at 7.5 and at 30 a second in turn: a clip's parity is its regime.
+    """
     dial = request.dial
     return [DrivingClip(seed, INTERPOLATION_FRAMES, dial.pixels, fps, start=3 * (seed % 3))
             for seed in driving.seeds("train", dial.clips) for fps in INTERPOLATION_FPS]
@@ -76,7 +81,7 @@ def interpolation_clips(request: Request) -> list[DrivingClip]:
 
 def _context_job(stage: str, request: Request, latents: Latents, window: tuple[int, int],
                  options: LossOptions, make_context: Callable[[VideoModel, UNet], ContextMaker],
-                 start, **more) -> Job:
+                 start: Path | str, **more: int) -> Job:
     """Temporal layers from `start`, with input channels for c_S, trained with theta frozen."""
     theta = image_backbone(request)
     more |= dict(context_channels=theta.config.in_channels + 1)
@@ -94,7 +99,7 @@ def _context_job(stage: str, request: Request, latents: Latents, window: tuple[i
     def watch(built: list[Objective]) -> Watch:
         return Watch(row=alphas_row(built[0].module))
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card(f"{stage} layers (phi)", request, record)
         built[0].module.save_pretrained(request.folder(stage), text, STORED_AS)
     fresh = build()[0].module

@@ -1,4 +1,4 @@
-"""Stage `decoder`: temporal layers of the decoder (paper, section 3.1.1). Chapter 05 walks through it."""
+"""Stage `decoder`: temporal layers of the decoder (paper, section 3.1.1). Chapter 05."""
 from collections.abc import Callable
 
 import torch
@@ -20,6 +20,7 @@ from ...temporal import TemporalLayers, insert
 from ..data import FrameStore, fingerprint, load_clips, rendered, to_float
 from ..loop import Objective, Watch
 from ..randomness import BatchRandom
+from ..record import Record
 from ..sizes import Size
 from .autoencoder import CRITIC_WEIGHT
 from .common import STORED_AS, Job, Request, alphas_row, card
@@ -27,8 +28,8 @@ from .common import STORED_AS, Job, Request, alphas_row, card
 # MINI: an error that changes from frame to frame counts again, beside L1 and the critic of clips
 CHANGE_WEIGHT = 2.0
 # MINI: generated latents differ a little from frame to frame, and no decoder of single frames can
-# tell which part of that is meant. So latents carry noise here, another in each frame, of a strength
-# that is uniform up to this share of their spread
+# tell which part of that is meant. So latents carry noise here, another in each frame, of a
+# strength that is uniform up to this share of their spread
 DECODER_NOISE = 0.25
 # the decoder meets the end of the stack (30 frames a second) most often, but also its middle
 DECODER_FPS = (16 * driving.KEY_FPS, 16 * driving.KEY_FPS, 4 * driving.KEY_FPS, driving.KEY_FPS)
@@ -40,8 +41,8 @@ def prepare(request: Request) -> Job:
     settings, dial = request.settings("decoder"), request.dial
     source = request.folder("autoencoder")
     if not (source / weights.WEIGHTS).is_file():
-        raise FileNotFoundError(f"no autoencoder in {request.out}; first: python -m vldm_mini train "
-                                f"autoencoder --data {request.data}")
+        raise FileNotFoundError(f"no autoencoder in {request.out}; first: python -m vldm_mini "
+                                f"train autoencoder --data {request.data}")
     model = Autoencoder.from_pretrained(source).to(machine.device()).requires_grad_(False)
     clips = decoder_clips(request.data, dial)
     stride = 1 if request.data == "driving" else dial.stride
@@ -61,7 +62,7 @@ def prepare(request: Request) -> Job:
         return objectives(VideoDecoder(model, layers), layers.train(), last_weights(layers), critic,
                           draw_clips, settings.steps)
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card("decoder layers (temporal)", request, record)
         built[0].module.save_pretrained(request.folder("decoder"), text, STORED_AS)
 
@@ -75,9 +76,11 @@ def decoder_clips(data: str, dial: Size) -> list:
     if data != "driving":
         return load_clips(data, dial)[0]
     seeds = driving.seeds("train", min(MAX_CLIPS, dial.clips))
-    return [DrivingClip(seed, dial.frames, dial.pixels, DECODER_FPS[i % len(DECODER_FPS)],
-                                start=2.0)
-            for i, seed in enumerate(seeds)]
+    found = []
+    for i, seed in enumerate(seeds):
+        fps = DECODER_FPS[i % len(DECODER_FPS)]
+        found.append(DrivingClip(seed, dial.frames, dial.pixels, fps, start=2.0))
+    return found
 
 
 def last_weights(layers: TemporalLayers) -> Tensor:

@@ -7,6 +7,7 @@ from ... import machine
 from ...unet import UNet
 from ..loop import Objective, Watch
 from ..losses import LossOptions, diffusion_loss
+from ..record import Record
 from .common import STORED_AS, Job, Request, card, held_out_error, latents_of, noise_strip
 
 # MINI: person, place and pose of a frame are decided at middle noise levels
@@ -33,7 +34,7 @@ def prepare(request: Request) -> Job:
         return Watch(strip=noise_strip(model, latents, request.out, 1),
                      validate=held_out_error(model, held_out, 1, 1))
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card("image LDM (theta)", request, record)
         built[0].module.save_pretrained(request.folder("image"), text, STORED_AS)
     return Job("image", settings, build, finish, dict(data=latents.fingerprint), watch)

@@ -1,6 +1,10 @@
-"""Stage `temporal`: temporal layers phi on clips, eq. (2), theta frozen. Chapter 04 walks through it."""
+"""Stage `temporal`: temporal layers phi on clips, eq. (2), theta frozen.
+
+Chapter 04 walks through it.
+"""
 import json
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -10,6 +14,7 @@ from ...temporal import TemporalLayers, VideoModel, insert
 from ..data import Latents
 from ..loop import Objective, Watch
 from ..losses import LossOptions, diffusion_loss
+from ..record import Record
 from .common import (
     STORED_AS,
     Job,
@@ -22,8 +27,9 @@ from .common import (
     noise_strip,
 )
 
-# MINI: a clip needs low tau too: an error there that each frame makes for itself flickers. The weight
-# lets the mean over 4x4 squares count as much as all details together (8 x 2 / 16 of white error)
+# MINI: a clip needs low tau too: an error there that each frame makes for itself flickers. The
+# weight lets the mean over 4x4 squares count as much as all details together (8 x 2 / 16 of white
+# error)
 OPTIONS = LossOptions(tau=(-0.8, 1.5), stratified=True, temporal_difference=8.0)
 
 # MINI: how these weights are sampled, chosen on clips that no figure uses: noise at every step, and
@@ -32,7 +38,7 @@ SAMPLING = dict(eta=1.0, temporal_guidance=2.0, temporal_guidance_above=200,
                 guide_labels_with_context=True, context_order=2, context_power=1.5, anchored=True)
 
 
-def prepare(request: Request, **layers_options) -> Job:
+def prepare(request: Request, **layers_options: Any) -> Job:
     """phi into the frozen theta. Saves out/temporal and the pipeline's config.
 
     layers_options: conv=, attention=, ... of temporal.insert, for layers of one's own.
@@ -58,7 +64,7 @@ def prepare(request: Request, **layers_options) -> Job:
         return Watch(row=alphas_row(built[0].module), validate=validate,
                      strip=noise_strip(model, latents, request.out, dial.frames))
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card("temporal layers (phi)", request, record)
         built[0].module.save_pretrained(request.folder("temporal"), text, STORED_AS)
         save_pipeline_config(request, latents)

@@ -1,7 +1,8 @@
 """Stages of super-resolution (paper, section 3.4): an image upsampler on patches, then phi on it.
 
-`upsampler` diffuses pixels (eq. 5), `latent_upsampler` latents of an autoencoder of its own, trained
-first. Data: `driving`, `signs`, or a folder of videos of at least 256 pixels a side. Chapter 08.
+`upsampler` diffuses pixels (eq. 5), `latent_upsampler` latents of an autoencoder of its own,
+trained first. Data: `driving`, `signs`, or a folder of videos of at least 256 pixels a side.
+Chapter 08 walks through it.
 """
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,7 @@ from ..data import FrameStore, fingerprint, rendered, to_float
 from ..loop import Objective, Watch
 from ..losses import LossOptions, draw_tau
 from ..randomness import BatchRandom
+from ..record import Record
 from ..sizes import UpsamplerSize
 from . import autoencoder as autoencoder_stage
 from .common import STORED_AS, Job, Request, alphas_row, card
@@ -41,20 +43,21 @@ FPS = 16 * driving.KEY_FPS                    # of `driving`: the end of the sta
 GRID = 4                                      # patches begin on multiples of so many pixels
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Data: patches of larger clips.
 
 def large_clips(data: str, size: UpsamplerSize, split: str = "train") -> list:
-    """Clips of large frames, sides divisible by 16. Raises ValueError for `actions`, which is small.
+    """Clips of large frames, sides divisible by 16. split: "train" or "held_out".
 
-    Smaller videos of your own are enlarged, and have no detail to learn from.
+    Smaller videos of your own are enlarged, and have no detail to learn from. Raises ValueError for
+    `actions`, whose frames are small.
     """
     if data == "driving":
         return [DrivingClip(seed, size.frames, size.pixels, FPS, start=2.0)
                 for seed in driving.seeds(split, size.clips)]
     if data == "actions":
-        raise ValueError("the frames of `actions` have 64 x 64 pixels, and no detail to learn from: "
-                         "give --data driving, --data signs, or a folder of larger videos")
+        raise ValueError("the frames of `actions` have 64 x 64 pixels, and no detail to learn "
+                         "from: give --data driving, --data signs, or a folder of larger videos")
     clips = video.load(data, size=size.pixels, min_frames=size.frames)
     train, held_out = video.split(clips, HELD_OUT)
     return train if split == "train" else held_out
@@ -71,7 +74,7 @@ def patch_store(clips: list, frames: int) -> FrameStore:
 
 
 def draw_patches(store: FrameStore, side: int, draw: BatchRandom) -> Tensor:
-    """A patch of a clip for each sample, its corner on the grid: (b frames 3 side side) in [-1, 1]."""
+    """A patch of a clip for each sample -> (b frames 3 side side) in [-1, 1]; corners on a grid."""
     windows = store.windows(draw)
     height, width = store.frames.shape[1:3]
     top = GRID * draw.integers((height - side) // GRID + 1)
@@ -84,15 +87,16 @@ def draw_patches(store: FrameStore, side: int, draw: BatchRandom) -> Tensor:
 
 
 def draw_level(draw: BatchRandom, most: int = TAU_GAMMA) -> Tensor:
-    """tau_gamma (b,) long, from 0 to most: the square of a uniform number, so that low is likely."""
+    """tau_gamma (b,) long, 0 to most: the square of a uniform number, so that low is likely."""
     return (draw.uniform().square() * (most + 1)).long()
 
 
 def upsampling_loss(model: nn.Module, draw_clips: Callable[[BatchRandom], Tensor],
                     coder: Autoencoder | None = None, most: int = TAU_GAMMA) -> Callable:
-    """The loss of an Objective, eq. (5). draw_clips(draw) -> x (b t 3 h w): single frames if t is 1.
+    """The loss of an Objective, eq. (5).
 
-    coder: diffusion in its latents; None: in pixels. most: the largest tau_gamma.
+    draw_clips(draw) -> x (b t 3 h w) in [-1, 1]: single frames if t is 1. coder: diffusion in its
+    latents; None: in pixels. most: the largest tau_gamma.
     """
     def loss(draw: BatchRandom) -> tuple[Tensor, dict]:
         x = draw_clips(draw)
@@ -116,7 +120,7 @@ def upsampling_loss(model: nn.Module, draw_clips: Callable[[BatchRandom], Tensor
     return loss
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The parts. Each is a job of its own, with its own run.
 
 def image_part(request: Request, kind: str = "pixel") -> Job:
@@ -138,14 +142,14 @@ def image_part(request: Request, kind: str = "pixel") -> Job:
         loss = upsampling_loss(model, lambda draw: draw_patches(store, size.patch, draw), coder)
         return [Objective("image", model, loss, muon=True)]
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card(f"{KINDS[kind]} (theta)", request, record)
         built[0].module.save_pretrained(request.folder(name), text, STORED_AS)
     return Job(name, settings, build, finish, dict(data=fingerprint(clips)))
 
 
 def temporal_part(request: Request, kind: str = "pixel") -> Job:
-    """phi on clips, theta frozen. Saves out/upsampler/temporal (or out/latent_upsampler/temporal)."""
+    """phi on clips, theta frozen. Saves out/upsampler/temporal or out/latent_upsampler/temporal."""
     size, name = request.dial.upsampler, f"{KINDS[kind]}/temporal"
     settings = request.settings(f"{KINDS[kind]}_temporal")
     clips = large_clips(request.data, size)
@@ -168,14 +172,17 @@ def temporal_part(request: Request, kind: str = "pixel") -> Job:
     def watch(built: list[Objective]) -> Watch:
         return Watch(row=alphas_row(built[0].module))
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         text = card(f"{KINDS[kind]} (phi)", request, record)
         built[0].module.save_pretrained(request.folder(name), text, STORED_AS)
     return Job(name, settings, build, finish, dict(data=fingerprint(clips)), watch)
 
 
 def autoencoder_part(request: Request) -> Job:
-    """The autoencoder of large frames, trained on patches. Saves out/latent_upsampler/autoencoder."""
+    """The autoencoder of large frames, trained on patches.
+
+    Saves out/latent_upsampler/autoencoder.
+    """
     size, name = request.dial.upsampler, "latent_upsampler/autoencoder"
     settings = request.settings("latent_upsampler_autoencoder")
     clips = large_clips(request.data, size)
@@ -185,12 +192,15 @@ def autoencoder_part(request: Request) -> Job:
     def build() -> list[Objective]:
         torch.manual_seed(request.seed)
         start = request.start / "autoencoder" if request.start else None
-        model = Autoencoder.from_pretrained(start).train() if start else Autoencoder(size.autoencoder)
+        if start:
+            model = Autoencoder.from_pretrained(start).train()
+        else:
+            model = Autoencoder(size.autoencoder)
         return autoencoder_stage.objectives(
             model.to(machine.device()), lambda draw: draw_patches(store, size.patch, draw)[:, 0],
             settings.steps)
 
-    def finish(built: list[Objective], record) -> None:
+    def finish(built: list[Objective], record: Record) -> None:
         model = built[0].module
         model.config = autoencoder_stage.unit_variance(model, some)
         psnr = autoencoder_stage.reconstruction_psnr(model, some)
