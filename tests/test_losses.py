@@ -123,6 +123,18 @@ def test_the_loss_drops_labels_as_often_as_its_options_say(options, share):
         assert (labels[~dropped, column] == label).all()
 
 
+@pytest.mark.parametrize("middle, spread", [(0.5, 1.0), (-0.8, 1.5), (0.4, 1.4)])
+def test_the_loss_draws_tau_by_its_own_options(middle, spread):
+    options = LossOptions(tau=(middle, spread), stratified=True)
+    loss = diffusion_loss(Zero(), latents_of(normal(1, 1, 1, 1)), 1, 1, LINEAR, options=options)
+    logit = ((loss(draw(2000))[1]["tau"].double() + 0.5) / 1000).logit()
+    assert float(logit.mean()) == pytest.approx(middle, abs=0.03)
+    assert float(logit.std()) == pytest.approx(spread, abs=0.05)
+    loss = diffusion_loss(Zero(), latents_of(normal(1, 1, 1, 1)), 1, 1, LINEAR)
+    counts = (loss(draw(2000))[1]["tau"] // 100).bincount(minlength=10) / 2000
+    assert (counts - 0.1).abs().max() < 0.03, "uniform by default"
+
+
 # -- eq. (1) and (2) ------------------------------------------------------------------------------
 
 def test_eq_1_by_hand():
@@ -392,7 +404,7 @@ def test_the_loss_of_the_autoencoder_by_hand(step):
         assert abs(float(weight) - 1) > 0.05 and abs(float(adversarial)) > 1e-3
         wanted = wanted + 0.1 * float(weight) * adversarial
     # 2e-4 KL is 1e-5 and more of the total
-    assert float(total) == pytest.approx(float(wanted), abs=2e-7)
+    assert total.item() == pytest.approx(wanted.item(), abs=2e-7)
     grads = [torch.autograd.grad(value, model.decoder.last_layer, retain_graph=True)[0]
              for value in (total, wanted)]
     assert torch.allclose(*grads, atol=1e-7)
