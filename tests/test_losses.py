@@ -401,7 +401,7 @@ def test_the_loss_of_the_autoencoder_by_hand(step):
         adversarial = -critic(x_hat).mean()
         last = model.decoder.last_layer
         weight = gradient(l1, last) / (gradient(adversarial, last) + 1e-4)
-        assert abs(float(weight) - 1) > 0.05 and abs(float(adversarial)) > 1e-3
+        assert abs(float(weight) - 1) > 0.05 and abs(adversarial.item()) > 1e-3
         wanted = wanted + 0.1 * float(weight) * adversarial
     # 2e-4 KL is 1e-5 and more of the total
     assert total.item() == pytest.approx(wanted.item(), abs=2e-7)
@@ -414,7 +414,7 @@ def test_the_loss_of_the_autoencoder_by_hand(step):
         return
     real, fake = critic(x), critic(x_hat)
     hinge = 0.5 * ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean())
-    assert float(critics[0]) == pytest.approx(float(hinge), rel=1e-5)
+    assert critics[0].item() == pytest.approx(hinge.item(), rel=1e-5)
     model.zero_grad()
     critics[0].backward()
     assert all(p.grad is None for p in model.parameters()), "its loss does not train the decoder"
@@ -450,7 +450,7 @@ def test_the_loss_of_the_temporal_decoder_by_hand(step, dims):
     error = x - x_hat
     change = torch.stack([error[:, t + 1] - error[:, t] for t in range(3)]).abs().mean()
     reconstruction = error.abs().mean() + 2 * change
-    assert float(logs["change"]) == pytest.approx(float(change), rel=1e-5)
+    assert logs["change"].item() == pytest.approx(change.item(), rel=1e-5)
 
     def score(clips):
         clips = clips.flatten(0, 1) if dims == 2 else clips.transpose(1, 2)
@@ -460,15 +460,15 @@ def test_the_loss_of_the_temporal_decoder_by_hand(step, dims):
         adversarial = -score(x_hat).mean()
         weight = (gradient(reconstruction, decoder.weight)
                   / (gradient(adversarial, decoder.weight) + 1e-4))
-        assert abs(float(adversarial)) > 1e-3 and abs(float(weight) - 1) > 0.05
+        assert abs(adversarial.item()) > 1e-3 and abs(float(weight) - 1) > 0.05
         wanted = wanted + 0.1 * float(weight) * adversarial
-    assert float(total) == pytest.approx(float(wanted), rel=1e-6)
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
     grads = [torch.autograd.grad(value, decoder.weight, retain_graph=True)[0]
              for value in (total, wanted)]
     assert torch.allclose(*grads, rtol=1e-4)
     found, _ = two.loss(draw(2, step))
     hinge = 0.5 * ((1 - score(x)).clamp(min=0).mean() + (1 + score(x_hat)).clamp(min=0).mean())
-    assert float(found) == pytest.approx(float(hinge), rel=1e-5)
+    assert found.item() == pytest.approx(hinge.item(), rel=1e-5)
 
 
 def test_the_decoder_learns_from_latents_with_noise_of_its_own_in_each_frame():
