@@ -1,4 +1,5 @@
 """Temporal layers with the mistakes found in public code, one each. `lab.check` finds them all."""
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -250,7 +251,7 @@ class NotSaved(Sound):
         return z + (super().forward(z, clip) - z) * scale
 
 
-class InPlace(Sound):
+class Overwriting(Sound):
     """z changed in place, which the mix still needs."""
 
     def forward(self, z, clip):

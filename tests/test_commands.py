@@ -46,7 +46,7 @@ def run(capsys, *words):
         (("sample", "--alpha", "nan"), "'nan' is not a number from 0 to 1"),
         (("sample", "--person", "9"), "person must lie in 0..8, got 9"),
         (("sample", "--person", "²"), "unknown person '²'"),
-        (("sample", "--film", "own.mp4"), "unknown option --film"),
+        (("sample", "--movie", "own.mp4"), "unknown option --movie"),
         (("sample", "--video", "own.mp4"), "add --large pixel or --large latent"),
         (("data", "pack", "a", "b"), "data takes NAME or pack NAME"),
         (("train", "autoencoder", "--data", "nowhere"), "nowhere"),

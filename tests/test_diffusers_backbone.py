@@ -1,4 +1,6 @@
-"""Our temporal layers in diffusers' image U-Net: nothing changes until they are trained, then the frames see one another."""
+"""Our temporal layers in diffusers' image U-Net: nothing changes until they are trained, then the
+frames see one another."""
+
 import pytest
 import torch
 
@@ -10,21 +12,36 @@ B, T, TEXT = 2, 3, 16
 
 def tiny_unet(seed=0):
     from diffusers import UNet2DConditionModel
+
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        sample_size=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(32, 64), layers_per_block=1,
-        cross_attention_dim=TEXT, attention_head_dim=2).eval()
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=TEXT,
+        attention_head_dim=2,
+    ).eval()
 
 
 def tiny_video_unet(seed=0):
     from diffusers import UNetSpatioTemporalConditionModel
+
     torch.manual_seed(seed)
     unet = UNetSpatioTemporalConditionModel(
-        sample_size=8, in_channels=4, down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), block_out_channels=(32, 64),
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24, layers_per_block=1,
-        cross_attention_dim=TEXT, num_attention_heads=(1, 2), transformer_layers_per_block=2).eval()
+        sample_size=8,
+        in_channels=4,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        block_out_channels=(32, 64),
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+        layers_per_block=1,
+        cross_attention_dim=TEXT,
+        num_attention_heads=(1, 2),
+        transformer_layers_per_block=2,
+    ).eval()
     return random_weights(unet.parameters(), unet)
 
 
@@ -39,7 +56,10 @@ def random_weights(parameters, module=None, size=0.1):
 @pytest.fixture(scope="module")
 def inputs():
     generator = torch.Generator().manual_seed(1)
-    z, text = torch.randn(B, T, 4, 8, 8, generator=generator), torch.randn(B, 5, TEXT, generator=generator)
+    z, text = (
+        torch.randn(B, T, 4, 8, 8, generator=generator),
+        torch.randn(B, 5, TEXT, generator=generator),
+    )
     return z, torch.tensor([20, 700]), text
 
 
@@ -59,27 +79,30 @@ def run(model, z, tau, text, **options):
 
 @torch.no_grad()
 def frame_by_frame(unet, z, tau, text):
-    fold = lambda x: x.repeat_interleave(z.shape[1], 0)                                         # noqa: E731
+    fold = lambda x: x.repeat_interleave(z.shape[1], 0)  # noqa: E731
     return unet(z.flatten(0, 1), fold(tau), fold(text)).sample.unflatten(0, z.shape[:2])
 
 
-def test_fresh_layers_change_nothing_to_the_bit_and_rename_nothing(inputs):
+def test_fresh_layers_change_nothing_at_all_and_rename_nothing(inputs):
     unet = tiny_unet()
     before, keys = frame_by_frame(unet, *inputs), list(unet.state_dict())
     layers = insert(unet, text_channels=TEXT)
     assert torch.equal(run(VideoModel(unet, layers), *inputs), before)
-    assert torch.equal(frame_by_frame(unet, *inputs), before)                       # the image model is still there
+    assert torch.equal(frame_by_frame(unet, *inputs), before)  # the image model is still there
     assert list(unet.state_dict()) == keys
     assert {id(p) for p in unet.parameters()}.isdisjoint(id(p) for p in temporal_parameters(layers))
 
 
 def test_every_residual_block_and_every_transformer_block_is_followed():
-    found = [(place.kind, place.channels) for _, place in insertion_points(tiny_unet(), text_channels=TEXT)]
-    assert [kind for kind, _ in found].count("conv") == 2 + 2 + 4           # down, middle, up
+    found = [
+        (point.kind, point.channels)
+        for _, point in insertion_points(tiny_unet(), text_channels=TEXT)
+    ]
+    assert [kind for kind, _ in found].count("conv") == 2 + 2 + 4  # down, middle, up
     assert [kind for kind, _ in found].count("attention") == 1 + 1 + 2
 
 
-def test_alpha_one_is_the_image_model_to_the_bit_after_training(trained, inputs):
+def test_alpha_one_is_the_image_model_exactly_after_training(trained, inputs):
     want = frame_by_frame(trained.backbone, *inputs)
     assert not torch.allclose(run(trained, *inputs), want, atol=1e-3)
     trained.layers.set_alpha(1.0)
@@ -105,7 +128,9 @@ def test_a_clip_does_not_depend_on_its_neighbour_in_the_batch(trained, inputs):
     other, words, late = z.clone(), text.clone(), tau.clone()
     other[1], words[1], late[1] = z[1].flip(0) + 1, -text[1], 3
     want, got = run(trained, z, tau, text), run(trained, other, late, words)
-    assert torch.allclose(got[0], want[0], atol=1e-5) and not torch.allclose(got[1], want[1], atol=1e-2)
+    assert torch.allclose(got[0], want[0], atol=1e-5) and not torch.allclose(
+        got[1], want[1], atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("t", [1, 7, 40])
@@ -126,17 +151,21 @@ def test_every_temporal_weight_has_a_gradient_within_two_steps_and_the_backbone_
         optimizer.zero_grad()
         z, tau, text = inputs
         (model(z, tau, encoder_hidden_states=text) - z.roll(step + 1, 1)).square().mean().backward()
-        got |= {name for name, p in layers.named_parameters() if p.grad is not None and p.grad.any()}
+        got |= {
+            name for name, p in layers.named_parameters() if p.grad is not None and p.grad.any()
+        }
         optimizer.step()
     assert got == {name for name, _ in layers.named_parameters()}
     assert all(torch.equal(value, before[key]) for key, value in unet.state_dict().items())
 
 
-# -- diffusers' own video U-Net, taken apart -------------------------------------------------------------------------
+# -- diffusers' own video U-Net, taken apart ---------------------------------------------
+
 
 def test_a_spatio_temporal_unet_taken_apart_is_the_same_function(inputs):
     from vldm_mini.stable_diffusion import from_spatio_temporal
-    z, tau, text = inputs                                               # two clips, two taus, two texts
+
+    z, tau, text = inputs  # two clips, two taus, two texts
     theirs, ids = tiny_video_unet(), (6, 127, 0.5)
     backbone, layers = from_spatio_temporal(theirs, ids)
     with torch.no_grad():
@@ -144,11 +173,14 @@ def test_a_spatio_temporal_unet_taken_apart_is_the_same_function(inputs):
     got = run(VideoModel(backbone, layers), z, tau, text)
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
     layers.set_alpha(1.0)
-    assert (run(VideoModel(backbone, layers), z, tau, text) - want).abs().max() > 0.01 * want.abs().max()
+    assert (
+        run(VideoModel(backbone, layers), z, tau, text) - want
+    ).abs().max() > 0.01 * want.abs().max()
 
 
 def test_taking_apart_asks_for_what_it_needs():
     from vldm_mini.stable_diffusion import from_spatio_temporal
+
     unet = tiny_video_unet()
     with pytest.raises(ValueError, match="added_time_ids"):
         from_spatio_temporal(unet)
@@ -159,23 +191,36 @@ def test_taking_apart_asks_for_what_it_needs():
     from_spatio_temporal(unet)
 
 
-# -- the paper's sizes -----------------------------------------------------------------------------------------------
+# -- the paper's sizes ---------------------------------------------
 
-@pytest.mark.parametrize("text, heads, linear, count", [(1024, (5, 10, 20, 20), True, 656_076_838),
-                                                        (768, 8, False, 649_687_078)])
-def test_at_stable_diffusions_size_the_temporal_layers_have_the_papers_parameters(text, heads, linear, count):
+
+@pytest.mark.parametrize(
+    "text, heads, linear, count",
+    [(1024, (5, 10, 20, 20), True, 656_076_838), (768, 8, False, 649_687_078)],
+)
+def test_at_stable_diffusions_size_the_temporal_layers_have_the_papers_parameters(
+    text, heads, linear, count
+):
     from diffusers import UNet2DConditionModel
+
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=text, attention_head_dim=heads, use_linear_projection=linear)
+        unet = UNet2DConditionModel(
+            cross_attention_dim=text, attention_head_dim=heads, use_linear_projection=linear
+        )
         layers = insert(unet, text_channels=text)
     assert sum(p.numel() for p in temporal_parameters(layers)) == count
-    kinds = [place.kind for _, place in insertion_points(unet, text_channels=text)]
+    kinds = [point.kind for _, point in insertion_points(unet, text_channels=text)]
     assert (kinds.count("conv"), kinds.count("attention")) == (22, 16)
-    widths = {place.channels: place.heads for _, place in insertion_points(unet) if place.kind == "attention"}
+    widths = {
+        point.channels: point.heads
+        for _, point in insertion_points(unet)
+        if point.kind == "attention"
+    }
     assert widths == ({320: 5, 640: 10, 1280: 20} if text == 1024 else {320: 8, 640: 8, 1280: 8})
 
 
 # -- what users of diffusers do with a U-Net -------------------------------------------------------
+
 
 def gradients(unet, inputs):
     """{name: gradient} of theta and phi, of a loss over two calls with other clips."""
@@ -184,7 +229,9 @@ def gradients(unet, inputs):
     model = VideoModel(unet, layers).train()
     z, tau, text = inputs
     first = model(z, tau, encoder_hidden_states=text)
-    second = model(z[:, :2].flip(0), tau, encoder_hidden_states=-text, positions=torch.tensor([3, 9]))
+    second = model(
+        z[:, :2].flip(0), tau, encoder_hidden_states=-text, positions=torch.tensor([3, 9])
+    )
     (first.square().mean() + second.square().mean()).backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
@@ -207,11 +254,22 @@ def test_controlnet_residuals_given_as_a_tuple_reach_each_frame_of_its_own_clip(
     generator = torch.Generator().manual_seed(3)
     down = [torch.randn(B, T, c, s, s, generator=generator) for c, s in shapes]
     middle = torch.randn(B * T, 64, 4, 4, generator=generator)
-    want = unet(z.flatten(0, 1), tau.repeat_interleave(T), **frames,
-                down_block_additional_residuals=tuple(x.flatten(0, 1) for x in down),
-                mid_block_additional_residual=middle).sample.unflatten(0, (B, T))
-    got = run(trained, z, tau, text, image=True, down_block_additional_residuals=tuple(down),
-              mid_block_additional_residual=middle)
+    want = unet(
+        z.flatten(0, 1),
+        tau.repeat_interleave(T),
+        **frames,
+        down_block_additional_residuals=tuple(x.flatten(0, 1) for x in down),
+        mid_block_additional_residual=middle,
+    ).sample.unflatten(0, (B, T))
+    got = run(
+        trained,
+        z,
+        tau,
+        text,
+        image=True,
+        down_block_additional_residuals=tuple(down),
+        mid_block_additional_residual=middle,
+    )
     assert torch.equal(got, want)
     assert not torch.equal(run(trained, z, tau, text, image=True), want)
 
@@ -219,22 +277,33 @@ def test_controlnet_residuals_given_as_a_tuple_reach_each_frame_of_its_own_clip(
 @torch.no_grad()
 def test_added_conditions_in_a_dict_are_those_of_their_own_clip(inputs):
     from diffusers import UNet2DConditionModel
+
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(32, 64),
-        layers_per_block=1, cross_attention_dim=TEXT, attention_head_dim=2,
-        addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=8 * 6 + 10).eval()
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=TEXT,
+        attention_head_dim=2,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 * 6 + 10,
+    ).eval()
     z, tau, text = inputs
-    added = dict(text_embeds=torch.randn(B, 10, generator=torch.Generator().manual_seed(4)),
-                 time_ids=torch.arange(B * 6).view(B, 6))
+    added = dict(
+        text_embeds=torch.randn(B, 10, generator=torch.Generator().manual_seed(4)),
+        time_ids=torch.arange(B * 6).view(B, 6),
+    )
     model = VideoModel(unet, insert(unet, text_channels=TEXT))
     got = run(model, z, tau, text, added_cond_kwargs=added)
     for i in range(B):
         for t in range(T):
-            own = {name: value[i:i + 1] for name, value in added.items()}
-            want = unet(z[i, t:t + 1], tau[i:i + 1], text[i:i + 1], added_cond_kwargs=own).sample
+            own = {name: value[i : i + 1] for name, value in added.items()}
+            want = unet(
+                z[i, t : t + 1], tau[i : i + 1], text[i : i + 1], added_cond_kwargs=own
+            ).sample
             assert torch.allclose(got[i, t], want[0], atol=1e-5)
 
 
@@ -264,6 +333,7 @@ def test_layers_of_a_unet_with_a_lora_have_the_names_of_the_plain_one(inputs):
 
 def test_the_schedule_and_the_prediction_of_a_diffusers_unet_are_given(inputs):
     from vldm_mini.diffusion import Schedule
+
     unet = tiny_unet()
     schedule = Schedule.scaled_linear()
     layers = insert(unet)

@@ -1,4 +1,5 @@
 """Schedules, prediction types, DDIM against distributions known exactly, guidance, randomness."""
+
 import copy
 import math
 import multiprocessing
@@ -34,11 +35,12 @@ ZERO_SNR = LINEAR.zero_terminal_snr()
 TIMES = torch.tensor([0, 1, 250, 500, 998, 999])
 
 
-# -- schedule --------------------------------------------------------------------------------------
+# -- schedule ---------------------------------------------
+
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), ZERO_SNR], ids=[*SCHEDULES, "zero_snr"])
 def test_the_schedule_preserves_variance(schedule):
-    total = schedule.alpha_tau ** 2 + schedule.sigma_tau ** 2
+    total = schedule.alpha_tau**2 + schedule.sigma_tau**2
     assert torch.allclose(total, torch.ones(1000).double(), atol=1e-12)
 
 
@@ -48,12 +50,12 @@ def test_noisy_data_of_unit_variance_have_unit_variance():
 
 
 def test_the_schedules_have_the_published_constants():
-    alpha_squared = LINEAR.alpha_tau ** 2
+    alpha_squared = LINEAR.alpha_tau**2
     assert float(alpha_squared[0]) == pytest.approx(0.99990, abs=1e-8)
     assert float(alpha_squared[499]) == pytest.approx(0.07859, abs=5e-6)
     assert float(alpha_squared[999]) == pytest.approx(4.04e-5, abs=5e-8)
     last = SCHEDULES["scaled_linear"].alpha_tau[-1]
-    assert float(last ** 2) == pytest.approx(4.66e-3, abs=5e-6)
+    assert float(last**2) == pytest.approx(4.66e-3, abs=5e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -70,8 +72,9 @@ def test_log_snr_is_the_log_of_the_ratio_of_squares():
 
 def test_noising_is_alpha_times_data_plus_sigma_times_noise():
     schedule = Schedule(torch.tensor([1.0, 0.8]).double(), torch.tensor([0.0, 0.6]).double())
-    z = add_noise(schedule, torch.tensor([[5.0], [5.0]]), torch.tensor([[10.0], [10.0]]),
-                  torch.tensor([0, 1]))
+    z = add_noise(
+        schedule, torch.tensor([[5.0], [5.0]]), torch.tensor([[10.0], [10.0]]), torch.tensor([0, 1])
+    )
     assert z.flatten().tolist() == pytest.approx([5.0, 0.8 * 5 + 0.6 * 10])
 
 
@@ -109,7 +112,7 @@ def test_tables_of_unlike_length_are_an_error():
 
 
 def test_a_schedule_is_a_value_that_is_equal_to_its_copies():
-    LINEAR.at(5, torch.zeros(1))                                      # its table is cached now
+    LINEAR.at(5, torch.zeros(1))  # its table is cached now
     for other in (Schedule.linear(), copy.deepcopy(LINEAR), pickle.loads(pickle.dumps(LINEAR))):
         assert other == LINEAR and hash(other) == hash(LINEAR) and other is not LINEAR
         assert torch.equal(other.at(5, torch.zeros(1))[0], LINEAR.at(5, torch.zeros(1))[0])
@@ -138,7 +141,8 @@ def test_a_schedule_can_be_built_while_modules_are_built_on_the_meta_device():
         assert ScheduleConfig().build() == LINEAR
 
 
-# -- settings of a schedule ------------------------------------------------------------------------
+# -- settings of a schedule ---------------------------------------------
+
 
 def test_a_config_builds_the_schedule_that_it_names():
     assert ScheduleConfig().build() == LINEAR
@@ -150,14 +154,16 @@ def test_a_config_builds_the_schedule_that_it_names():
     assert ScheduleConfig(**asdict(custom)) == custom
 
 
-@pytest.mark.parametrize("settings", [dict(kind="cosine"), dict(num_steps=1), dict(beta_end=1.0),
-                                      dict(beta_start=0.0)])
+@pytest.mark.parametrize(
+    "settings", [dict(kind="cosine"), dict(num_steps=1), dict(beta_end=1.0), dict(beta_start=0.0)]
+)
 def test_settings_that_give_no_schedule_are_an_error(settings):
     with pytest.raises(ValueError, match="linear or scaled_linear, not 'cosine'|two steps and"):
         ScheduleConfig(**settings)
 
 
-# -- zero terminal SNR -----------------------------------------------------------------------------
+# -- zero terminal SNR ---------------------------------------------
+
 
 def test_zero_terminal_snr_moves_the_last_step_to_pure_noise_and_keeps_the_first():
     assert float(ZERO_SNR.alpha_tau[-1]) == 0 and float(ZERO_SNR.sigma_tau[-1]) == 1
@@ -170,23 +176,31 @@ def test_zero_terminal_snr_moves_the_last_step_to_pure_noise_and_keeps_the_first
 
 def test_zero_terminal_snr_is_that_of_diffusers():
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=2e-2,
-                                     rescale_betas_zero_snr=True)
-    assert torch.allclose(ZERO_SNR.alpha_tau ** 2, theirs.alphas_cumprod.double(), atol=2e-6)
+    theirs = diffusers.DDIMScheduler(
+        beta_schedule="linear", beta_start=1e-4, beta_end=2e-2, rescale_betas_zero_snr=True
+    )
+    assert torch.allclose(ZERO_SNR.alpha_tau**2, theirs.alphas_cumprod.double(), atol=2e-6)
 
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("prediction", ["v", "x0"])
 def test_a_data_set_of_one_point_is_found_from_pure_noise(prediction, order):
     point = normal(1, 3, 4).double()
-    x = ddim(ZERO_SNR, knows(point, prediction, ZERO_SNR), normal(5, 3, 4, seed=1).double(),
-             ddim_times(7), prediction, order=order)
+    x = ddim(
+        ZERO_SNR,
+        knows(point, prediction, ZERO_SNR),
+        normal(5, 3, 4, seed=1).double(),
+        ddim_times(7),
+        prediction,
+        order=order,
+    )
     assert torch.allclose(x, point.expand_as(x), atol=1e-6)
 
 
 def test_eps_prediction_with_zero_terminal_snr_is_an_error_before_any_evaluation():
     def never(z, tau):
         raise AssertionError("evaluated")
+
     z, tau = normal(2, 3), torch.tensor([5, 999])
     with pytest.raises(ValueError, match="'eps' cannot be used with .*zero terminal SNR"):
         ddim(ZERO_SNR, never, z, [999, 20], "eps")
@@ -196,7 +210,8 @@ def test_eps_prediction_with_zero_terminal_snr_is_an_error_before_any_evaluation
         check_prediction(ZERO_SNR, prediction)
 
 
-# -- predictions -----------------------------------------------------------------------------------
+# -- predictions ---------------------------------------------
+
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -208,8 +223,10 @@ def test_every_prediction_gives_back_the_clean_sample_and_the_noise(schedule, pr
 
 
 def test_velocity_is_noise_at_no_noise_and_minus_the_data_at_full_noise():
-    schedule = Schedule(torch.tensor([1., 0.6, 0.]).double(), torch.tensor([0., 0.8, 1.]).double())
-    x, eps = torch.full((3, 1), 5.), torch.full((3, 1), 10.)
+    schedule = Schedule(
+        torch.tensor([1.0, 0.6, 0.0]).double(), torch.tensor([0.0, 0.8, 1.0]).double()
+    )
+    x, eps = torch.full((3, 1), 5.0), torch.full((3, 1), 10.0)
     v = target(schedule, x, eps, torch.tensor([0, 1, 2]), "v")
     assert v.flatten().tolist() == pytest.approx([10, 0.6 * 10 - 0.8 * 5, -5])
 
@@ -220,14 +237,17 @@ def test_an_unknown_prediction_is_an_error_that_names_it(use):
         use(LINEAR, torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), "score")
 
 
-# -- loss ------------------------------------------------------------------------------------------
+# -- loss ---------------------------------------------
+
 
 def knows(point, prediction, schedule=LINEAR):
     """The exact denoiser of a data set of one point: the noise is what z has beyond it."""
+
     def denoise(z, tau):
         alpha_tau, sigma_tau = schedule.at(tau, z)
         eps = (z - alpha_tau * point) / sigma_tau
         return target(schedule, point.expand_as(z), eps, tau, prediction)
+
     return denoise
 
 
@@ -243,21 +263,22 @@ def test_a_data_set_of_one_point_has_loss_zero_with_the_exact_denoiser(predictio
 
 def test_the_loss_of_a_sample_is_its_own_mean_squared_error():
     x, eps = normal(2, 3, 4), normal(2, 3, 4, seed=1)
-    zero = lambda z, tau: torch.zeros_like(z)                                           # noqa: E731
+    zero = lambda z, tau: torch.zeros_like(z)  # noqa: E731
     loss = denoising_loss(LINEAR, zero, x, torch.tensor([10, 900]), eps, "eps")
     assert torch.allclose(loss, eps.square().mean((1, 2)))
 
 
-@pytest.mark.parametrize("dtype, wanted", [(torch.bfloat16, torch.float32),
-                                           (torch.float64, torch.float64)])
+@pytest.mark.parametrize(
+    "dtype, wanted", [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
 def test_the_error_is_target_minus_prediction_in_float32_or_better(dtype, wanted):
     x, eps = normal(2, 3).to(wanted), normal(2, 3, seed=1).to(wanted)
-    constant = lambda z, tau: torch.full_like(z, 0.5, dtype=dtype)                      # noqa: E731
+    constant = lambda z, tau: torch.full_like(z, 0.5, dtype=dtype)  # noqa: E731
     error = denoising_error(LINEAR, constant, x, torch.tensor([10, 900]), eps, "x0")
     assert error.dtype == wanted and torch.equal(error, x - 0.5)
 
 
-# -- sampling --------------------------------------------------------------------------------------
+# -- sampling ---------------------------------------------
 
 MEAN, STD = 1.5, 0.3
 
@@ -266,13 +287,13 @@ def gaussian(z, tau):
     """The exact v of data from N(MEAN, STD^2)."""
     alpha_tau, sigma_tau = LINEAR.at(tau, z)
     # E[x | z] = m + s^2 alpha (z - alpha m) / (alpha^2 s^2 + sigma^2)
-    variance = alpha_tau ** 2 * STD ** 2 + sigma_tau ** 2
-    x0 = MEAN + STD ** 2 * alpha_tau * (z - alpha_tau * MEAN) / variance
+    variance = alpha_tau**2 * STD**2 + sigma_tau**2
+    x0 = MEAN + STD**2 * alpha_tau * (z - alpha_tau * MEAN) / variance
     return target(LINEAR, x0, (z - alpha_tau * x0) / sigma_tau, tau, "v")
 
 
 def test_ddim_without_noise_maps_each_quantile_of_noise_to_that_quantile_of_the_data():
-    z = torch.tensor([[-2.], [-1.], [0.], [1.], [2.]]).double()
+    z = torch.tensor([[-2.0], [-1.0], [0.0], [1.0], [2.0]]).double()
     x = ddim(LINEAR, gaussian, z, ddim_times(300), "v", eta=0.0)
     assert torch.allclose(x, MEAN + STD * z, atol=0.03)
 
@@ -293,6 +314,7 @@ def test_second_order_has_a_smaller_error_than_twice_as_many_steps_of_first_orde
     def error(steps, order, power=1.5):
         x = ddim(LINEAR, gaussian, z, ddim_times(steps, power=power), "v", order=order)
         return float((x - (MEAN + STD * z)).abs().max())
+
     assert error(steps, 2) < error(2 * steps, 1) < error(steps, 1) < error(steps, 1, power=1)
 
 
@@ -300,9 +322,16 @@ def test_second_order_has_a_smaller_error_than_twice_as_many_steps_of_first_orde
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_one_data_point_is_found_from_any_noise_in_any_number_of_steps(steps, eta):
     point = normal(1, 3, 4).double()
-    x = ddim(LINEAR, knows(point, "v"), normal(5, 3, 4, seed=1).double(), ddim_times(steps), "v",
-             eta, torch.Generator().manual_seed(0))
-    assert torch.allclose(x, point.expand_as(x), atol=1e-6)       # the last step adds no noise
+    x = ddim(
+        LINEAR,
+        knows(point, "v"),
+        normal(5, 3, 4, seed=1).double(),
+        ddim_times(steps),
+        "v",
+        eta,
+        torch.Generator().manual_seed(0),
+    )
+    assert torch.allclose(x, point.expand_as(x), atol=1e-6)  # the last step adds no noise
 
 
 @pytest.mark.parametrize("eta", [0.25, 0.5])
@@ -310,8 +339,13 @@ def test_one_data_point_is_found_from_any_noise_in_any_number_of_steps(steps, et
 def test_a_step_with_some_new_noise_is_that_of_diffusers(prediction, theirs, eta):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
-        beta_schedule="linear", beta_start=1e-4, beta_end=2e-2, prediction_type=theirs,
-        clip_sample=False, timestep_spacing="trailing")
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=2e-2,
+        prediction_type=theirs,
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
     scheduler.set_timesteps(10)
     z, y = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
     for tau in (999, 499, 199):
@@ -328,7 +362,7 @@ def test_a_step_with_half_of_the_new_noise_by_hand():
     eps = (1.0 - 0.6 * 0.5) / 0.8
     n = torch.randn(1, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     sigma_ddim = 0.5 * (0.6 / 0.8) * (1 - 0.36 / 0.64) ** 0.5
-    want = 0.8 * 0.5 + (0.36 - sigma_ddim ** 2) ** 0.5 * eps + sigma_ddim * float(n)
+    want = 0.8 * 0.5 + (0.36 - sigma_ddim**2) ** 0.5 * eps + sigma_ddim * float(n)
     generator = torch.Generator().manual_seed(3)
     got = ddim_step(schedule, z, x0, 1, 0, "x0", eta=0.5, generator=generator)
     assert float(got) == pytest.approx(want, abs=1e-6)
@@ -336,17 +370,24 @@ def test_a_step_with_half_of_the_new_noise_by_hand():
 
 def test_the_second_order_step_by_hand():
     alpha_tau = torch.tensor([0.95, 0.8, 0.6, 0.3]).double()
-    schedule = Schedule(alpha_tau, (1 - alpha_tau ** 2).sqrt())
-    x0 = {3: 1.0, 2: 2.0, 0: 4.0}                                  # the predictions at each time
-    denoise = lambda z, tau: torch.full_like(z, x0[int(tau)])                           # noqa: E731
+    schedule = Schedule(alpha_tau, (1 - alpha_tau**2).sqrt())
+    x0 = {3: 1.0, 2: 2.0, 0: 4.0}  # the predictions at each time
+    denoise = lambda z, tau: torch.full_like(z, x0[int(tau)])  # noqa: E731
     seen = {}
-    z = ddim(schedule, denoise, torch.tensor([[0.7]]).double(), [3, 2, 0], "x0", order=2,
-             callback=lambda tau, z: seen.update({tau: float(z)}))
+    z = ddim(
+        schedule,
+        denoise,
+        torch.tensor([[0.7]]).double(),
+        [3, 2, 0],
+        "x0",
+        order=2,
+        callback=lambda tau, z: seen.update({tau: float(z)}),
+    )
     length = [math.log(a) - math.log(math.sqrt(1 - a * a)) for a in (0.95, 0.8, 0.6, 0.3)]
     ratio = (length[0] - length[2]) / (length[2] - length[3])
     extrapolated = 2.0 + ratio / 2 * (2.0 - 1.0)
     eps = (seen[2] - 0.6 * extrapolated) / 0.8
-    assert seen[0] == pytest.approx(0.95 * extrapolated + math.sqrt(1 - 0.95 ** 2) * eps)
+    assert seen[0] == pytest.approx(0.95 * extrapolated + math.sqrt(1 - 0.95**2) * eps)
     assert float(z) == 4.0, "the last step returns x0 as predicted"
 
 
@@ -354,6 +395,7 @@ def test_with_one_generator_a_sample_the_size_of_the_batch_does_not_matter():
     def sample(n):
         generators = [torch.Generator().manual_seed(seed) for seed in range(n)]
         return ddim(LINEAR, gaussian, normal(3, 2)[:n], ddim_times(5), "v", 1.0, generators)
+
     assert torch.allclose(sample(3)[:2], sample(2))
     assert not torch.allclose(sample(3)[0], sample(3)[1])
 
@@ -362,6 +404,7 @@ def test_only_eta_adds_noise_and_the_generator_decides_which():
     def sample(eta, seed):
         generator = torch.Generator().manual_seed(seed)
         return ddim(LINEAR, gaussian, normal(3, 1), ddim_times(5), "v", eta, generator)
+
     assert torch.equal(sample(0.0, 1), sample(0.0, 2))
     assert torch.equal(sample(1.0, 1), sample(1.0, 1))
     assert not torch.equal(sample(1.0, 1), sample(1.0, 2))
@@ -391,9 +434,14 @@ def test_a_step_to_the_same_time_changes_nothing():
 
 def test_callback_and_progress_receive_every_time_once():
     seen, bar = [], []
-    ddim(LINEAR, gaussian, normal(2, 1), [999, 600, 20],
-         callback=lambda tau, z: seen.append((tau, tuple(z.shape))),
-         progress=lambda times: bar.extend(times) or times)
+    ddim(
+        LINEAR,
+        gaussian,
+        normal(2, 1),
+        [999, 600, 20],
+        callback=lambda tau, z: seen.append((tau, tuple(z.shape))),
+        progress=lambda times: bar.extend(times) or times,
+    )
     assert seen == [(999, (2, 1)), (600, (2, 1)), (20, (2, 1))] and bar == [999, 600, 20]
 
 
@@ -415,7 +463,8 @@ def test_an_impossible_number_of_steps_is_an_error(steps):
         ddim_times(steps)
 
 
-# -- guidance --------------------------------------------------------------------------------------
+# -- guidance ---------------------------------------------
+
 
 def test_guidance_scale_0_ignores_the_condition_and_2_goes_twice_as_far_as_1():
     cond, null = (lambda z, tau: z + 3), (lambda z, tau: z + 1)
@@ -435,16 +484,18 @@ def test_each_step_of_a_chain_has_its_own_scale():
 def test_a_denoiser_of_total_weight_zero_is_not_evaluated():
     def never(z, tau):
         raise AssertionError("evaluated")
+
     z, tau, identity = normal(1, 1), torch.tensor([0]), lambda z, tau: z
     assert guided(identity, never, 1)(z, tau).shape == (1, 1)
     assert guided(never, identity, 0)(z, tau).shape == (1, 1)
     chained_guidance([identity, identity, never], [2, 0])(z, tau)
 
 
-# -- randomness ------------------------------------------------------------------------------------
+# -- randomness ---------------------------------------------
+
 
 def test_the_generator_of_a_sample_depends_on_seed_step_and_sample():
-    first = lambda *key: float(torch.randn((), generator=rng(*key)))                    # noqa: E731
+    first = lambda *key: float(torch.randn((), generator=rng(*key)))  # noqa: E731
     assert first(1, 2, 3) == first(1, 2, 3)
     keys = [(seed, step, sample) for seed in range(3) for step in range(3) for sample in range(3)]
     assert len({first(*key) for key in keys}) == len(keys)

@@ -3,6 +3,7 @@
 And they are saved with everything that is needed to build them again. The mathematics of the layers
 is tested in test_temporal.
 """
+
 import copy
 import functools
 import json
@@ -47,10 +48,11 @@ def clips(t=4, seed=0, b=2):
 
 @torch.no_grad()
 def call(model, z, **more):
-    return model(z, TAU[:len(z)], labels=LABELS[:len(z)], **more)
+    return model(z, TAU[: len(z)], labels=LABELS[: len(z)], **more)
 
 
-# -- copies ----------------------------------------------------------------------------------------
+# -- copies ---------------------------------------------
+
 
 @pytest.mark.parametrize("how", ["model", "pair"])
 def test_a_deep_copy_computes_the_same_and_is_independent(how):
@@ -90,8 +92,9 @@ def test_a_copy_of_a_copy_and_a_copy_of_one_of_two_sets_of_layers_on_one_backbon
 def test_a_deep_copy_of_a_video_ldm_samples_the_same():
     torch.manual_seed(0)
     model, autoencoder = video_model(), shaken(Autoencoder(AUTOENCODER)).eval()
-    config = PipelineConfig(label_names=(("a", tuple("wxyz")), ("b", tuple("123456789"))),
-                            pixels=32, frames=4, steps=2)
+    config = PipelineConfig(
+        label_names=(("a", tuple("wxyz")), ("b", tuple("123456789"))), pixels=32, frames=4, steps=2
+    )
     ldm = VideoLDM(autoencoder, model.backbone, model.layers, config)
     labels = ldm.labels(a="x", b=2)
     want = ldm.latents(labels)
@@ -111,7 +114,8 @@ def test_layers_copied_without_their_backbone_are_refused():
         VideoModel(tiny_unet(), model.layers)
 
 
-# -- threads ---------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------
+
 
 class Meeting(nn.Module):
     """A layer in which two threads wait for one another, so that their calls do overlap."""
@@ -134,6 +138,7 @@ def in_threads(*calls):
 
     def run(i):
         results[i] = calls[i]()
+
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
     for thread in threads:
         thread.start()
@@ -142,12 +147,16 @@ def in_threads(*calls):
     return results
 
 
-@pytest.mark.parametrize("first, second", [
-    ({}, {}),
-    ({}, {"alpha": 0.9}),
-    ({"alpha": 1.0}, {"alpha": 0.0}),
-    ({"positions": torch.tensor([9, 8, 7, 6])}, {"mask": torch.eye(4).bool()}),
-], ids=str)
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ({}, {}),
+        ({}, {"alpha": 0.9}),
+        ({"alpha": 1.0}, {"alpha": 0.0}),
+        ({"positions": torch.tensor([9, 8, 7, 6])}, {"mask": torch.eye(4).bool()}),
+    ],
+    ids=str,
+)
 def test_two_calls_at_the_same_time_are_two_calls_one_after_the_other(first, second):
     model = video_model(attention=Meeting)
     a, b = clips(), clips(seed=1)
@@ -169,12 +178,16 @@ def test_calls_of_other_lengths_in_image_mode_and_of_the_bare_backbone_overlap()
     @torch.no_grad()
     def bare():
         return model.backbone(frames, tau, labels)
+
     want = call(model, a), call(model, b), call(model, a, image=True), bare()
     Meeting.barrier = threading.Barrier(2)
     try:
-        got = in_threads(lambda: call(model, a), lambda: call(model, b),
-                         lambda: [call(model, a, image=True) for _ in range(20)][-1],
-                         lambda: [bare() for _ in range(20)][-1])
+        got = in_threads(
+            lambda: call(model, a),
+            lambda: call(model, b),
+            lambda: [call(model, a, image=True) for _ in range(20)][-1],
+            lambda: [bare() for _ in range(20)][-1],
+        )
     finally:
         Meeting.barrier = None
     assert all(torch.equal(x, y) for x, y in zip(got, want))
@@ -194,7 +207,8 @@ def test_alpha_of_one_call_is_a_fixed_alpha_and_leaves_nothing_behind():
         call(model, z, alpha=1.5)
 
 
-# -- gradient checkpointing ------------------------------------------------------------------------
+# -- gradient checkpointing ---------------------------------------------
+
 
 def checkpointed(unet, **how):
     """The same U-Net, each Layer of which is recomputed during the backward pass."""
@@ -205,12 +219,17 @@ def checkpointed(unet, **how):
 
 def several_calls(model):
     """A loss over calls of several lengths, with an alpha of their own and in image mode."""
+
     def one(z, **more):
         return model(z, TAU, labels=LABELS, **more).square().mean()
+
     text = normal(2, 5, 12, seed=5), normal(2, 5, 12, seed=6)
-    return (one(clips(), text=text[0]) + one(clips(3, seed=1), text=text[1], alpha=0.3)
-            + one(clips(5, seed=2), image=True)
-            + one(clips(seed=3), text=text[1], positions=torch.tensor([5, 1, 7, 2])))
+    return (
+        one(clips(), text=text[0])
+        + one(clips(3, seed=1), text=text[1], alpha=0.3)
+        + one(clips(5, seed=2), image=True)
+        + one(clips(seed=3), text=text[1], positions=torch.tensor([5, 1, 7, 2]))
+    )
 
 
 def gradients(model, backward=torch.Tensor.backward):
@@ -223,8 +242,9 @@ def in_another_thread(loss):
     in_threads(loss.backward)
 
 
-@pytest.mark.parametrize("backward", [torch.Tensor.backward, in_another_thread],
-                         ids=["this thread", "another thread"])
+@pytest.mark.parametrize(
+    "backward", [torch.Tensor.backward, in_another_thread], ids=["this thread", "another thread"]
+)
 def test_checkpointing_gives_the_same_gradients(backward):
     want = gradients(video_model(text_channels=12))
     model = video_model(checkpointed(tiny_unet(), use_reentrant=False), text_channels=12)
@@ -247,8 +267,10 @@ def test_the_image_model_alone_can_be_checkpointed_with_layers_hanging_on_it():
     frames = normal(3, 4, 8, 8)
     for unet in (plain, model.backbone):
         unet(frames, TAU[0]).square().mean().backward()
-    assert same({n: p.grad for n, p in plain.named_parameters() if p.grad is not None},
-                {n: p.grad for n, p in model.backbone.named_parameters() if p.grad is not None})
+    assert same(
+        {n: p.grad for n, p in plain.named_parameters() if p.grad is not None},
+        {n: p.grad for n, p in model.backbone.named_parameters() if p.grad is not None},
+    )
 
 
 def test_a_recomputation_whose_clip_is_not_known_is_an_error():
@@ -262,10 +284,12 @@ def test_marks_on_tensors_keep_no_forward_pass_alive():
     """What a call leaves on its tensors must not refer back to them: memory would grow."""
     import gc
     import weakref
+
     model, seen = video_model(), []
     block = model.backbone.mid[0].block
     handle = block.register_forward_hook(
-        lambda module, args, out: seen.extend(map(weakref.ref, args)))
+        lambda module, args, out: seen.extend(map(weakref.ref, args))
+    )
     gc.disable()
     try:
         loss = model(clips(), TAU, labels=LABELS).square().mean()
@@ -278,7 +302,8 @@ def test_marks_on_tensors_keep_no_forward_pass_alive():
         handle.remove()
 
 
-# -- conditions ------------------------------------------------------------------------------------
+# -- conditions ---------------------------------------------
+
 
 def test_conditions_in_dicts_lists_and_tuples_are_folded():
     b, t = 2, 3
@@ -293,23 +318,29 @@ def test_conditions_in_dicts_lists_and_tuples_are_folded():
 
 
 def test_a_condition_of_another_batch_is_named():
-    with pytest.raises(ValueError, match=r"added\['ids'\]\[0\] has 5 rows: give \(2, ...\) for 2 "
-                                         r"clips, or \(2, 3, c, h, w\) or \(6, ...\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"added\['ids'\]\[0\] has 5 rows: give \(2, ...\) for 2 "
+        r"clips, or \(2, 3, c, h, w\) or \(6, ...\)",
+    ):
         fold({"ids": [torch.zeros(5, 2)]}, 2, 3, "added")
     with pytest.raises(ValueError, match=r"tau must be \(2,\), one for all frames"):
         video_model()(clips(), torch.tensor([1, 2, 3]), labels=LABELS)
 
 
-@pytest.mark.parametrize("more, message", [
-    (dict(positions=torch.arange(5)), r"positions must be \(4\), got \(5,\)"),
-    (dict(mask=torch.ones(4, 5).bool()), r"mask must be \(4, 4\), got \(4, 5\)"),
-    (dict(mask=torch.ones(4, 4)), "mask must be bool"),
-    (dict(text=torch.zeros(2, 5, 13)), r"text must be \(2, l, 12\), got \(2, 5, 13\)"),
-    (dict(text=torch.zeros(3, 5, 12)), r"text must be \(2, l, 12\), got \(3, 5, 12\)"),
-    (dict(regime=torch.tensor([0, 2])), r"regime lies in 0..1, got \[0, 2\]"),
-    (dict(regime=torch.tensor([0])), r"regime must be \(2\), got \(1,\)"),
-    (dict(context=torch.zeros(2, 5, 3, 8, 8)), r"context must be \(2, 5, 4, h, w\), got"),
-])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (dict(positions=torch.arange(5)), r"positions must be \(4\), got \(5,\)"),
+        (dict(mask=torch.ones(4, 5).bool()), r"mask must be \(4, 4\), got \(4, 5\)"),
+        (dict(mask=torch.ones(4, 4)), "mask must be bool"),
+        (dict(text=torch.zeros(2, 5, 13)), r"text must be \(2, l, 12\), got \(2, 5, 13\)"),
+        (dict(text=torch.zeros(3, 5, 12)), r"text must be \(2, l, 12\), got \(3, 5, 12\)"),
+        (dict(regime=torch.tensor([0, 2])), r"regime lies in 0..1, got \[0, 2\]"),
+        (dict(regime=torch.tensor([0])), r"regime must be \(2\), got \(1,\)"),
+        (dict(context=torch.zeros(2, 5, 3, 8, 8)), r"context must be \(2, 5, 4, h, w\), got"),
+    ],
+)
 def test_a_clip_of_a_wrong_shape_is_refused_by_name(more, message):
     model = video_model(text_channels=12, regimes=2, context_channels=5)
     with pytest.raises(ValueError, match=message):
@@ -321,7 +352,8 @@ def test_a_text_given_to_layers_without_text_is_refused():
         call(video_model(), clips(), text=torch.zeros(2, 5, 12))
 
 
-# -- number formats and devices --------------------------------------------------------------------
+# -- number formats and devices ---------------------------------------------
+
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_layers_take_the_number_format_of_their_backbone(dtype, tmp_path):
@@ -345,17 +377,25 @@ def test_a_forward_pass_never_waits_for_the_device():
     """On the meta device, which has no values, reading one (bool, item, tolist) is an error."""
     with torch.device("meta"):
         unet = tiny_unet()
-        model = VideoModel(unet, insert(unet, text_channels=12, context_channels=5, regimes=2,
-                                        per="channel"))
+        model = VideoModel(
+            unet, insert(unet, text_channels=12, context_channels=5, regimes=2, per="channel")
+        )
         model.layers.set_alpha(0.5)
-        y = model(torch.zeros(2, 4, 4, 8, 8), torch.zeros(2, dtype=torch.long),
-                  labels=torch.zeros(2, 2, dtype=torch.long), text=torch.zeros(2, 5, 12),
-                  context=torch.zeros(2, 5, 4, 8, 8), regime=torch.zeros(2, dtype=torch.long),
-                  mask=torch.ones(4, 4).bool(), positions=torch.arange(4))
+        y = model(
+            torch.zeros(2, 4, 4, 8, 8),
+            torch.zeros(2, dtype=torch.long),
+            labels=torch.zeros(2, 2, dtype=torch.long),
+            text=torch.zeros(2, 5, 12),
+            context=torch.zeros(2, 5, 4, 8, 8),
+            regime=torch.zeros(2, dtype=torch.long),
+            mask=torch.ones(4, 4).bool(),
+            positions=torch.arange(4),
+        )
     assert y.shape == (2, 4, 4, 8, 8) and y.device.type == "meta"
 
 
-# -- the embedding of tau --------------------------------------------------------------------------
+# -- the embedding of tau ---------------------------------------------
+
 
 class NeedsEmbedding(nn.Module):
     """Adds a projection of the embedding of tau; notes what it was given."""
@@ -369,19 +409,23 @@ class NeedsEmbedding(nn.Module):
         return z + self.project(clip.emb).transpose(1, 2)[..., None, None]
 
 
-@pytest.mark.parametrize("options", [
-    {}, dict(conv=None), dict(where=lambda point: "mid" in point.name)],
-    ids=["all", "conv=None", "where"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(conv=None), dict(where=lambda point: "mid" in point.name)],
+    ids=["all", "conv=None", "where"],
+)
 def test_every_insertion_point_gets_the_embedding_of_tau(options):
     model = video_model(attention=NeedsEmbedding, **options)
     call(model, clips())
     want = model.backbone.embed(TAU, LABELS)[:, None].expand(-1, 4, -1)
-    layers = [mix.layer for mix in model.layers.mixes.values()
-              if isinstance(mix.layer, NeedsEmbedding)]
+    layers = [
+        mix.layer for mix in model.layers.mixes.values() if isinstance(mix.layer, NeedsEmbedding)
+    ]
     assert layers and all(torch.allclose(layer.seen[0], want, atol=1e-5) for layer in layers)
 
 
-# -- where -----------------------------------------------------------------------------------------
+# -- where ---------------------------------------------
+
 
 def test_where_selects_insertion_points_by_a_function_or_by_names(tmp_path):
     unet = tiny_unet()
@@ -413,17 +457,28 @@ def test_only_the_chosen_insertion_points_change_anything():
     assert torch.allclose(seen[only], before[only] + 0.5, atol=1e-5), "alpha is 0.5"
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(where=["mid.9"]), "no insertion point is called mid.9; there are down.0.block"),
-    (dict(where=lambda point: False), "no temporal layer was inserted"),
-    (dict(conv=None, attention=None), "no temporal layer was inserted"),
-    (dict(per="channels"), 'per is "scalar", "channel" or a number of frames, got \'channels\''),
-    (dict(per=0), "per is .* got 0"), (dict(per=True), "per is .* got True"),
-    (dict(colour=3), "have no option colour; there are text_channels"),
-    (dict(attention=functools.partial(TemporalAttention, 3)), "name the arguments in functools.p"),
-    (dict(attention={"class": TemporalAttention}), "under the key 'layer'"),
-    (dict(attention=lambda point: TemporalAttention(point)), "a lambda has no name"),
-], ids=str)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(where=["mid.9"]), "no insertion point is called mid.9; there are down.0.block"),
+        (dict(where=lambda point: False), "no temporal layer was inserted"),
+        (dict(conv=None, attention=None), "no temporal layer was inserted"),
+        (
+            dict(per="channels"),
+            'per is "scalar", "channel" or a number of frames, got \'channels\'',
+        ),
+        (dict(per=0), "per is .* got 0"),
+        (dict(per=True), "per is .* got True"),
+        (dict(colour=3), "have no option colour; there are text_channels"),
+        (
+            dict(attention=functools.partial(TemporalAttention, 3)),
+            "name the arguments in functools.p",
+        ),
+        (dict(attention={"class": TemporalAttention}), "under the key 'layer'"),
+        (dict(attention=lambda point: TemporalAttention(point)), "a lambda has no name"),
+    ],
+    ids=str,
+)
 def test_what_cannot_be_inserted_is_said_in_one_line(options, message):
     unet = tiny_unet()
     with pytest.raises(ValueError, match=message):
@@ -448,6 +503,7 @@ def gives_none(point):
 
 # -- a reader's own layers: hyperparameters, source, hash ------------------------------------------
 
+
 class Shares(nn.Module):
     """A learned share of the frame `steps` earlier, times `scale`."""
 
@@ -463,6 +519,7 @@ class Shares(nn.Module):
 @dataclass(frozen=True)
 class SharesOf:
     """The same as a dataclass of hyperparameters that builds the layer."""
+
     steps: int = 1
 
     def __call__(self, point):
@@ -476,9 +533,15 @@ class QuarterMix(TemporalMix):
         return z if clip.image else z + 0.25 * (self.layer(z, clip) - z)
 
 
-@pytest.mark.parametrize("given, cls", [
-    (functools.partial(Shares, steps=2), Shares), (dict(layer=Shares, steps=2), Shares),
-    (SharesOf(2), SharesOf)], ids=["partial", "dict", "dataclass"])
+@pytest.mark.parametrize(
+    "given, cls",
+    [
+        (functools.partial(Shares, steps=2), Shares),
+        (dict(layer=Shares, steps=2), Shares),
+        (SharesOf(2), SharesOf),
+    ],
+    ids=["partial", "dict", "dataclass"],
+)
 def test_hyperparameters_are_used_saved_and_loaded(given, cls, tmp_path):
     unet, z = tiny_unet(), clips()
     model = VideoModel(unet, shaken(insert(unet, attention=given), 0.3)).eval()
@@ -503,7 +566,8 @@ def test_conv_and_attention_may_be_one_class_with_different_hyperparameters(tmp_
     layers.save_pretrained(tmp_path)
     again = TemporalLayers.from_pretrained(tmp_path, unet, conv=Shares, attention=Shares)
     assert [mix.layer.steps for mix in again.mixes.values()] == [
-        3 if point.kind == "conv" else 1 for _, point in insertion_points(unet)]
+        3 if point.kind == "conv" else 1 for _, point in insertion_points(unet)
+    ]
 
 
 def test_a_mix_of_ones_own_is_saved_and_loaded(tmp_path):
@@ -527,8 +591,11 @@ def test_a_hyperparameter_that_json_cannot_keep_is_refused(value):
 def test_loading_names_the_argument_and_the_file_where_a_class_is_missing(tmp_path):
     unet = tiny_unet()
     insert(unet, conv=Shares).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"conv=Shares, .*from_pretrained\(..., conv=Shares\); "
-                                         r"its source lies in .*Shares\.py\.txt"):
+    with pytest.raises(
+        ValueError,
+        match=r"conv=Shares, .*from_pretrained\(..., conv=Shares\); "
+        r"its source lies in .*Shares\.py\.txt",
+    ):
         TemporalLayers.from_pretrained(tmp_path, unet)
     with pytest.raises(ValueError, match="saved with conv=Shares, not with Meeting"):
         TemporalLayers.from_pretrained(tmp_path, unet, conv=Meeting)
@@ -576,6 +643,7 @@ class Another(nn.Module):
 def hash_of(tmp_path, monkeypatch, text, scale=1.0, **options):
     import importlib
     import sys
+
     (tmp_path / "mylayers.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("mylayers", None)
@@ -590,13 +658,22 @@ def hash_of(tmp_path, monkeypatch, text, scale=1.0, **options):
 
 
 def test_the_hash_of_layers_changes_with_what_they_compute_and_with_nothing_else(
-        tmp_path, monkeypatch):
+    tmp_path, monkeypatch
+):
     want = hash_of(tmp_path, monkeypatch, SOURCE)
     assert len(want) == 64
-    same_code = [SOURCE, SOURCE.replace("a comment", "another one"), SOURCE.replace("Mine.", "M."),
-                 SOURCE.replace("    pass", "    x = 1"), SOURCE + "\n\nOTHER = 3\n"]
-    other_code = [SOURCE.replace("z + self", "z - self"), SOURCE.replace("STEPS = 1", "STEPS = 2"),
-                  SOURCE.replace("dims=2", "dims=1")]
+    same_code = [
+        SOURCE,
+        SOURCE.replace("a comment", "another one"),
+        SOURCE.replace("Mine.", "M."),
+        SOURCE.replace("    pass", "    x = 1"),
+        SOURCE + "\n\nOTHER = 3\n",
+    ]
+    other_code = [
+        SOURCE.replace("z + self", "z - self"),
+        SOURCE.replace("STEPS = 1", "STEPS = 2"),
+        SOURCE.replace("dims=2", "dims=1"),
+    ]
     for text in same_code:
         assert hash_of(tmp_path, monkeypatch, text) == want
     for text in other_code:
@@ -610,6 +687,7 @@ def test_the_hash_of_layers_changes_with_what_they_compute_and_with_nothing_else
 def test_a_class_of_a_notebook_cell_keeps_the_text_of_its_cell():
     """A cell's code has a file name of its own, whose text Python's linecache holds."""
     import linecache
+
     cell = "<ipython-input-7-0123>"
     text = SOURCE
     linecache.cache[cell] = (len(text), None, text.splitlines(True), cell)
@@ -620,7 +698,8 @@ def test_a_class_of_a_notebook_cell_keeps_the_text_of_its_cell():
     assert layer.sources() == {"Mine": text}
 
 
-# -- wrapped backbones, extension ------------------------------------------------------------------
+# -- wrapped backbones, extension ---------------------------------------------
+
 
 def test_layers_saved_from_a_lora_wrapped_backbone_load_into_the_plain_one(tmp_path):
     peft = pytest.importorskip("peft")
@@ -638,8 +717,12 @@ def test_layers_saved_from_a_lora_wrapped_backbone_load_into_the_plain_one(tmp_p
 def test_extended_layers_take_the_old_ones_off_the_backbone_and_keep_their_settings():
     unet = tiny_unet()
     bare = sum(len(module._forward_hooks) for module in unet.modules())
-    given = dict(where=lambda point: point.name.startswith("up"), mix=QuarterMix, per="channel",
-                 conv=functools.partial(Shares, steps=2))
+    given = dict(
+        where=lambda point: point.name.startswith("up"),
+        mix=QuarterMix,
+        per="channel",
+        conv=functools.partial(Shares, steps=2),
+    )
     layers = shaken(insert(unet, **given), 0.2).eval()
     hooks = sum(len(module._forward_hooks) for module in unet.modules())
     want = call(VideoModel(unet, layers), clips())
@@ -657,6 +740,7 @@ def test_extended_layers_take_the_old_ones_off_the_backbone_and_keep_their_setti
 
 def test_a_video_model_passes_on_the_schedule_and_the_prediction_of_its_backbone():
     from vldm_mini.diffusion import Schedule
+
     unet = tiny_unet(prediction="eps")
     layers = insert(unet)
     assert VideoModel(unet, layers).schedule is unet.schedule
@@ -677,5 +761,6 @@ def test_a_compiled_model_computes_the_same():
 
 def test_a_clip_has_every_field_that_a_call_can_set():
     import inspect
+
     names = set(inspect.signature(VideoModel.forward).parameters) - {"self", "z", "tau", "cond"}
     assert names | {"frames", "emb"} == {field for field in Clip.__dataclass_fields__}

@@ -1,4 +1,5 @@
 """lab.check passes sound temporal layers and finds the mistake of each broken one."""
+
 import functools
 
 import pytest
@@ -26,7 +27,7 @@ MISTAKES = {
     broken.RandomInEvaluation: ("runs", "random numbers in evaluation mode"),
     broken.Float32Inside: ("low precision", "float32 out"),
     broken.NotSaved: ("state_dict", "another result"),
-    broken.InPlace: ("runs", "in place"),
+    broken.Overwriting: ("runs", "in place"),
 }
 # an alpha pushed past 1 shuts the layer off altogether
 ALSO = {broken.ClampedAlpha: {"frames see one another"}}
@@ -36,9 +37,15 @@ def point(text_channels):
     return InsertionPoint("lab", "attention", 64, 24, text_channels, heads=2)
 
 
-@pytest.mark.parametrize("make, text_channels, kind", [
-    (TemporalConv, None, "conv"), (TemporalAttention, None, "attention"),
-    (TemporalAttention, 12, "attention"), (broken.Sound, None, "attention")])
+@pytest.mark.parametrize(
+    "make, text_channels, kind",
+    [
+        (TemporalConv, None, "conv"),
+        (TemporalAttention, None, "attention"),
+        (TemporalAttention, 12, "attention"),
+        (broken.Sound, None, "attention"),
+    ],
+)
 def test_sound_layers_pass(make, text_channels, kind):
     report = lab.check(make, text_channels=text_channels, kind=kind)
     assert report.ok, str(report)
@@ -67,8 +74,9 @@ def test_each_mistake_is_found_for_its_own_reason(make):
     assert set(report.failed) - {check} <= ALSO.get(make, set()), str(report)
 
 
-@pytest.mark.parametrize("mix, check", [(broken.NaiveMix, "exact mix"),
-                                        (broken.TimesZero, "image mode")])
+@pytest.mark.parametrize(
+    "mix, check", [(broken.NaiveMix, "exact mix"), (broken.TimesZero, "image mode")]
+)
 def test_a_broken_mix_is_found(mix, check):
     assert lab.check(broken.Sound, mix).failed == [check]
 
@@ -77,13 +85,17 @@ def test_a_mask_that_is_ignored_is_a_note():
     class Blind(broken.Sound):
         def forward(self, z, clip):
             return super().forward(z, Clip(clip.frames))
+
     assert lab.check(broken.Sound)["mask"].result == "ok"
     assert "mask" in lab.check(Blind).notes
 
 
 def test_a_class_a_partial_and_a_dict_are_checked_with_their_hyperparameters():
-    for make in (broken.Scaled, functools.partial(broken.Scaled, scale=2.0),
-                 dict(layer=broken.Scaled, scale=2.0)):
+    for make in (
+        broken.Scaled,
+        functools.partial(broken.Scaled, scale=2.0),
+        dict(layer=broken.Scaled, scale=2.0),
+    ):
         report = lab.check(make)
         assert report.ok and report.layer == "Scaled", str(report)
     nothing = lab.check(functools.partial(broken.Scaled, scale=0.0))
@@ -111,7 +123,8 @@ def test_a_crash_is_reported_with_its_file_and_line():
             super().__init__()
 
         def forward(self, z, clip):
-            return torch.nn.functional.linear(z, torch.zeros(3, 7))      # this line
+            return torch.nn.functional.linear(z, torch.zeros(3, 7))  # this line
+
     report = lab.check(Broken)
     with open(__file__, encoding="utf-8") as file:
         line = next(i for i, text in enumerate(file, 1) if text.endswith("# this line\n"))

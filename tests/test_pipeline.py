@@ -414,7 +414,7 @@ def stored_bytes(values):
     return sum(storages.values())
 
 
-def test_the_memory_of_a_rollout_does_not_grow_with_its_length(long_model, bend):
+def test_the_memory_of_a_rollout_is_independent_of_its_length(long_model, bend):
     fake, _ = with_target(long_model, "prediction", counting)
     first = torch.zeros(1, 1, 4, 4, 4)
     rollout = fake.rollout(bend, 41, first=first, context_guidance=1.0, steps=1)

@@ -1,8 +1,11 @@
-"""Temporal layers turn an image model into a video model and leave the image model exactly as it was.
+"""Temporal layers turn an image model into a video model and leave the image model exactly as it
+was.
 
-Where a fresh layer is compared with the image model, the backbone's own zero-initialised ends are random: a network
+Where a fresh layer is compared with the image model, the backbone's own zero-initialised ends are
+random: a network
 that answers 0 would pass every test.
 """
+
 import pytest
 import torch
 from torch import nn
@@ -69,24 +72,38 @@ def trained(model, steps=4):
     x, eps = normal(2, 4, 4, 4, 4, seed=3), normal(2, 4, 4, 4, 4, seed=4)
     for _ in range(steps):
         optimizer.zero_grad()
-        denoising_loss(Schedule.linear(), lambda z, tau: model(z, tau, labels=LABELS), x, TAU, eps).mean().backward()
+        denoising_loss(
+            Schedule.linear(), lambda z, tau: model(z, tau, labels=LABELS), x, TAU, eps
+        ).mean().backward()
         optimizer.step()
     return model
 
 
-# -- nothing changes --------------------------------------------------------------------------------------------------
+# -- nothing changes ---------------------------------------------
 
-@pytest.mark.parametrize("options", [{}, dict(per="channel"), dict(per=4), dict(alpha=0.62), dict(conv=None),
-                                     dict(ff_in=False, ff_mult=1), dict(attention=None)], ids=str)
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(per="channel"),
+        dict(per=4),
+        dict(alpha=0.62),
+        dict(conv=None),
+        dict(ff_in=False, ff_mult=1),
+        dict(attention=None),
+    ],
+    ids=str,
+)
 def test_fresh_temporal_layers_change_nothing_at_all(case, options):
     if options == dict(conv=None) and case.tau is None:
-        return                                                        # our decoder has no attention to follow
+        return  # our decoder has no attention to follow
     z = case.clips()
     image = case.frames(z)
     model = case.model(**options)
     assert torch.equal(case.call(model, z), image) and image.std() > 1e-3
     shaken(model.layers)
-    assert not torch.allclose(case.call(model, z), image)              # and the layers are really there
+    assert not torch.allclose(case.call(model, z), image)  # and the layers are really there
 
 
 def test_alpha_1_is_exactly_the_image_model_whatever_the_temporal_weights(case):
@@ -100,7 +117,9 @@ def test_alpha_1_is_exactly_the_image_model_whatever_the_temporal_weights(case):
     assert not torch.equal(case.call(model, z), image)
 
 
-def test_after_temporal_training_alpha_1_is_the_image_model_and_the_spatial_weights_are_what_they_were(unet):
+def test_after_training_alpha_1_is_the_image_model_and_the_spatial_weights_are_unchanged(
+    unet,
+):
     z, before = unet.clips(), copies(unet.backbone)
     image = unet.frames(z)
     model = trained(unet.model())
@@ -112,10 +131,13 @@ def test_after_temporal_training_alpha_1_is_the_image_model_and_the_spatial_weig
 
 @torch.no_grad()
 def test_the_mix_is_exact_where_the_plain_mix_of_the_paper_is_not():
-    """alpha z + (1 - alpha) z is not z in float32 for several in a hundred numbers; z + (1 - alpha) (z - z) is."""
+    """alpha z + (1 - alpha) z is not z in float32 for several in a hundred numbers; z + (1 -
+    alpha) (z - z) is."""
+
     class Same(nn.Module):
         def forward(self, z, clip):
             return z
+
     z, point = normal(1, 8, 4, 32, 32), InsertionPoint("", "conv", 8)
     mix = TemporalMix(Same(), point, alpha=0.62)
     assert torch.equal(mix(z, Clip(4)), z)
@@ -124,7 +146,9 @@ def test_the_mix_is_exact_where_the_plain_mix_of_the_paper_is_not():
     # and where both are not exact, they are the same formula
     mix.layer = TemporalConv(InsertionPoint("", "conv", 8, groups=4))
     shaken(mix.layer, 0.5)
-    assert torch.allclose(mix(z, Clip(4)), mix.alpha * z + (1 - mix.alpha) * mix.layer(z, Clip(4)), atol=1e-5)
+    assert torch.allclose(
+        mix(z, Clip(4)), mix.alpha * z + (1 - mix.alpha) * mix.layer(z, Clip(4)), atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -148,9 +172,9 @@ def test_outside_a_video_model_and_after_remove_the_backbone_is_the_image_model(
     z = case.clips()
     image, model = case.frames(z), case.model()
     shaken(model.layers)
-    assert torch.equal(case.frames(z), image)                          # called alone, layers still hanging on it
+    assert torch.equal(case.frames(z), image)  # called alone, layers still hanging on it
     with pytest.raises(RuntimeError):
-        case.call(model, normal(2, 4, 4, 4, 4).double())               # a call that fails half-way
+        case.call(model, normal(2, 4, 4, 4, 4).double())  # a call that fails half-way
     assert torch.equal(case.frames(z), image)
     model.layers.remove()
     assert torch.equal(case.call(model, z), image)
@@ -159,13 +183,19 @@ def test_outside_a_video_model_and_after_remove_the_backbone_is_the_image_model(
 def test_the_backbone_keeps_its_keys_and_its_modules(case):
     keys, modules = list(case.backbone.state_dict()), [id(m) for m in case.backbone.modules()]
     model = case.model()
-    assert list(case.backbone.state_dict()) == keys and [id(m) for m in case.backbone.modules()] == modules
+    assert (
+        list(case.backbone.state_dict()) == keys
+        and [id(m) for m in case.backbone.modules()] == modules
+    )
     assert all(k.startswith(("backbone.", "layers.")) for k in model.state_dict())
 
 
 def test_temporal_parameters_are_all_of_phi_and_none_of_theta(case):
     model = case.model()
-    phi, theta = {id(p) for p in temporal_parameters(model.layers)}, {id(p) for p in case.backbone.parameters()}
+    phi, theta = (
+        {id(p) for p in temporal_parameters(model.layers)},
+        {id(p) for p in case.backbone.parameters()},
+    )
     assert phi and not phi & theta and phi | theta == {id(p) for p in model.parameters()}
 
 
@@ -177,7 +207,8 @@ def test_one_temporal_layer_follows_each_residual_block_and_each_spatial_attenti
     assert all(alpha == pytest.approx(0.5) for alpha in layers.alphas().values())
 
 
-# -- frames see one another, clips do not -----------------------------------------------------------------------------
+# -- frames see one another, clips do not ---------------------------------------------
+
 
 def changed_frames(case, model, t=5, k=2, **more):
     """Which frames of the answer change when frame k of the clips does -> list of bool."""
@@ -216,7 +247,9 @@ def test_a_clip_does_not_depend_on_the_other_clip_of_its_batch(case):
 def test_a_batch_of_clips_is_a_loop_over_clips(unet):
     model, z = unet.model(), unet.clips()
     shaken(model.layers, 0.3)
-    alone = torch.cat([model(z[i:i + 1], TAU[i:i + 1], labels=LABELS[i:i + 1]) for i in range(2)])
+    alone = torch.cat(
+        [model(z[i : i + 1], TAU[i : i + 1], labels=LABELS[i : i + 1]) for i in range(2)]
+    )
     assert torch.allclose(unet.call(model, z), alone, atol=1e-4)
 
 
@@ -234,8 +267,10 @@ def test_the_order_of_frames_matters_through_attention_alone(unet):
     model, order = unet.model(conv=None), torch.tensor([3, 0, 2, 1])
     shaken(model.layers, 0.3)
     z = unet.clips()
-    assert not torch.allclose(unet.call(model, z[:, order]), unet.call(model, z)[:, order], atol=1e-3)
-    at_once = unet.call(model, z[:, order], positions=order)           # given where the frames belong
+    assert not torch.allclose(
+        unet.call(model, z[:, order]), unet.call(model, z)[:, order], atol=1e-3
+    )
+    at_once = unet.call(model, z[:, order], positions=order)  # given where the frames belong
     assert torch.allclose(at_once, unet.call(model, z)[:, order], atol=1e-4)
 
 
@@ -243,11 +278,14 @@ def test_positions_are_0_1_2_unless_given(unet):
     model, z = unet.model(), unet.clips()
     shaken(model.layers, 0.3)
     assert torch.equal(unet.call(model, z), unet.call(model, z, positions=torch.arange(4)))
-    assert not torch.equal(unet.call(model, z), unet.call(model, z, positions=torch.arange(4) * 500))
+    assert not torch.equal(
+        unet.call(model, z), unet.call(model, z, positions=torch.arange(4) * 500)
+    )
 
 
 def test_a_mask_hides_frames_in_attention(unet):
-    """Two halves that may not see one another; and a band: through 4 layers influence goes 4 frames far, no further."""
+    """Two halves that may not see one another; and a band: through 4 layers influence goes 4
+    frames far, no further."""
     model = unet.model(conv=None)
     shaken(model.layers, 0.3)
     half = torch.arange(6) < 3
@@ -261,7 +299,7 @@ def test_a_mask_hides_frames_in_attention(unet):
 def test_a_regime_adds_its_own_embedding_to_every_frame_and_position_of_its_clip():
     layer = TemporalConv(InsertionPoint("", "conv", 8, groups=4, regimes=2))
     shaken(layer, 0.3)
-    layer.conv1.weight.zero_()                           # what is left is a bias, then the regime
+    layer.conv1.weight.zero_()  # what is left is a bias, then the regime
     layer.conv1.bias.zero_()
     z, row = normal(2, 8, 4, 3, 3), layer.regime.weight[torch.tensor([1, 0])]
     y = row[:, :, None, None, None].expand(2, 8, 4, 3, 3)
@@ -272,12 +310,17 @@ def test_a_regime_adds_its_own_embedding_to_every_frame_and_position_of_its_clip
 
 
 def test_the_band_reaches_as_far_as_it_says():
-    assert band(4, 1).tolist() == [[True, True, False, False], [True, True, True, False],
-                                   [False, True, True, True], [False, False, True, True]]
+    assert band(4, 1).tolist() == [
+        [True, True, False, False],
+        [True, True, True, False],
+        [False, True, True, True],
+        [False, False, True, True],
+    ]
     assert band(8, 7).all() and not band(9, 7)[0, 8] and band(9, 7)[0, 7]
 
 
-# -- everything learns ------------------------------------------------------------------------------------------------
+# -- everything learns ---------------------------------------------
+
 
 @pytest.mark.parametrize("per", ["scalar", "channel", 4])
 def test_every_temporal_weight_gets_a_gradient_within_two_steps_and_alpha_moves(unet, per):
@@ -288,10 +331,16 @@ def test_every_temporal_weight_gets_a_gradient_within_two_steps_and_alpha_moves(
         optimizer.zero_grad()
         y = model(unet.clips(), TAU, text=text, **unet.cond)
         (y - normal(*y.shape, seed=5)).square().mean().backward()
-        seen |= {name for name, p in model.layers.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        seen |= {
+            name
+            for name, p in model.layers.named_parameters()
+            if p.grad is not None and p.grad.abs().max() > 0
+        }
         optimizer.step()
     assert sorted(seen) == sorted(name for name, _ in model.layers.named_parameters())
-    assert all(alpha != before[name] and 0 < alpha < 1 for name, alpha in model.layers.alphas().items())
+    assert all(
+        alpha != before[name] and 0 < alpha < 1 for name, alpha in model.layers.alphas().items()
+    )
 
 
 @pytest.mark.parametrize("alpha", [0, 1, 1.5])
@@ -301,8 +350,14 @@ def test_an_alpha_from_which_nothing_would_learn_is_refused(unet, alpha):
 
 
 def test_alpha_can_be_had_per_scalar_channel_or_frame(unet):
-    shapes = lambda per: {tuple(mix.alpha.shape) for mix in insert(unet.backbone, per=per).mixes.values()}  # noqa: E731
-    assert shapes("scalar") == {()} and shapes("channel") == {(16, 1, 1, 1), (32, 1, 1, 1)} and shapes(4) == {(4, 1, 1)}
+    shapes = lambda per: {
+        tuple(mix.alpha.shape) for mix in insert(unet.backbone, per=per).mixes.values()
+    }  # noqa: E731
+    assert (
+        shapes("scalar") == {()}
+        and shapes("channel") == {(16, 1, 1, 1), (32, 1, 1, 1)}
+        and shapes(4) == {(4, 1, 1)}
+    )
 
 
 def test_one_alpha_a_frame_mixes_each_frame_by_its_own(unet):
@@ -310,9 +365,11 @@ def test_one_alpha_a_frame_mixes_each_frame_by_its_own(unet):
     shaken(model.layers, 0.3)
     with torch.no_grad():
         for mix in model.layers.mixes.values():
-            mix.mix[:] = torch.tensor([60., 0., 0., 60.])[:, None, None]           # alpha 1 at both ends
+            mix.mix[:] = torch.tensor([60.0, 0.0, 0.0, 60.0])[:, None, None]  # alpha 1 at both ends
     y, image = unet.call(model, z), unet.frames(z)
-    assert torch.equal(y[:, [0, 3]], image[:, [0, 3]]) and not torch.allclose(y[:, 1:3], image[:, 1:3])
+    assert torch.equal(y[:, [0, 3]], image[:, [0, 3]]) and not torch.allclose(
+        y[:, 1:3], image[:, 1:3]
+    )
     with pytest.raises(ValueError, match="one alpha a frame for 4 frames, and the clip has 6"):
         unet.call(model, unet.clips(6))
 
@@ -323,19 +380,28 @@ def test_a_fixed_alpha_lies_between_0_and_1(unet, alpha):
         insert(unet.backbone).set_alpha(alpha)
 
 
-# -- text -------------------------------------------------------------------------------------------------------------
+# -- text ---------------------------------------------
+
 
 def test_text_is_read_and_frames_still_see_one_another(unet):
-    """Attention to the text in point of attention to the frames would leave the frames blind to one another."""
+    """Attention to the text in place of attention to the frames would leave the frames blind to
+    one another."""
     model, z, text = unet.model(conv=None, text_channels=12), unet.clips(), normal(2, 5, 12, seed=1)
     assert torch.equal(unet.call(model, z, text=text), unet.frames(z))
     shaken(model.layers, 0.3)
-    assert not torch.allclose(unet.call(model, z, text=text), unet.call(model, z, text=text + 1), atol=1e-4)
+    assert not torch.allclose(
+        unet.call(model, z, text=text), unet.call(model, z, text=text + 1), atol=1e-4
+    )
     assert changed_frames(unet, model, text=text) == [True] * 5
 
 
 def test_each_clip_reads_its_own_text(unet):
-    model, z, text, other = unet.model(text_channels=12), unet.clips(), normal(2, 5, 12), normal(2, 5, 12)
+    model, z, text, other = (
+        unet.model(text_channels=12),
+        unet.clips(),
+        normal(2, 5, 12),
+        normal(2, 5, 12),
+    )
     shaken(model.layers, 0.3)
     other[1] = 3.0
     a, b = unet.call(model, z, text=text), unet.call(model, z, text=other)
@@ -347,7 +413,8 @@ def test_layers_that_read_a_text_ask_for_it(unet):
         unet.call(unet.model(text_channels=12), unet.clips())
 
 
-# -- a reader's own layer ---------------------------------------------------------------------------------------------
+# -- a reader's own layer ---------------------------------------------
+
 
 class OwnShift(nn.Module):
     """What a reader may write: a learned share of the frame before."""
@@ -361,7 +428,9 @@ class OwnShift(nn.Module):
         return z + self.share * z.roll(1, dims=2)
 
 
-def test_an_own_layer_goes_in_with_one_word_and_its_source_is_saved_beside_its_weights(unet, tmp_path):
+def test_an_own_layer_goes_in_with_one_word_and_its_source_is_saved_beside_its_weights(
+    unet, tmp_path
+):
     model, z = unet.model(attention=OwnShift), unet.clips()
     assert torch.equal(unet.call(model, z), unet.frames(z))
     shaken(model.layers, 0.3)
@@ -382,7 +451,8 @@ def test_an_own_layer_is_loaded_with_the_class_given_and_no_other(unet, tmp_path
         TemporalLayers.from_pretrained(tmp_path, unet.backbone)
 
 
-# -- saved and loaded, and the door -----------------------------------------------------------------------------------
+# -- saved and loaded, and the door ---------------------------------------------
+
 
 def test_saved_layers_come_back_with_their_settings_and_exact_alphas(unet, tmp_path):
     model, z = unet.model(alpha=0.3, text_channels=12, ff_mult=1, ff_in=False), unet.clips()

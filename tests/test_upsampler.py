@@ -263,7 +263,7 @@ def test_tiles_and_parts_are_close_to_the_whole_video_and_a_narrow_margin_is_not
 
 
 def own_pixels(low, **_):
-    """A target that is different at every pixel and is made of `low` alone."""
+    """A target that is different at every pixel and depends on `low` alone."""
     large = F.interpolate(low.flatten(0, 1), scale_factor=4, mode="nearest")
     return large.unflatten(0, low.shape[:2])
 

@@ -50,7 +50,7 @@ def context_condition(
 
 
 def linear_interpolation(x: Tensor) -> Tensor:
-    """The straight line in time from the first frame to the last one: (b t ...) -> like x."""
+    """Linear interpolation in time from the first frame to the last one: (b t ...) -> like x."""
     share = torch.linspace(0, 1, x.shape[1], device=x.device, dtype=x.dtype)
     share = share.view(-1, *[1] * (x.ndim - 2))
     # x_0 + t / (T - 1) (x_{T-1} - x_0)

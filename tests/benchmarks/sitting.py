@@ -41,7 +41,8 @@ def run() -> dict:
             f"{name}_steps": cost["steps"], f"{name}_ms": round(1000 * cost["seconds"], 2),
             f"{name}_gflop": cost["gflop"], f"{name}_peak_mb": cost["peak_memory_mb"],
             f"{name}_share": round(cost["gflop"] / cost["seconds"] / rate, 4),
-            f"{name}_minutes": minutes_of[name], f"{name}_training_minutes": round(record.minutes, 3),
+            f"{name}_minutes": minutes_of[name],
+            f"{name}_training_minutes": round(record.minutes, 3),
             f"{name}_loss": record.rows[-1]["losses"][record_name(record)]}
     return figures
 

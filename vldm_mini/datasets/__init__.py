@@ -1,1 +1,2 @@
-"""What the models learn from: `toy` (known in closed form), `driving` (rendered), `video` (real clips)."""
+"""What the models learn from: `toy` (known in closed form), `driving` (rendered), `video` (real
+clips)."""

@@ -85,7 +85,7 @@ class GaussianMixture:
         second = self.covs + away[:, :, None] * away[:, None, :]
         return mean, torch.einsum("k,kij->ij", self.weights, second)
 
-    # -- noise -------------------------------------------------------------------------------------
+    # -- noise ---------------------------------------------
 
     def noised(self, alpha_tau: float, sigma_tau: float) -> GaussianMixture:
         """p_tau, the distribution of alpha_tau x + sigma_tau eps."""
@@ -155,7 +155,7 @@ class GaussianMixture:
             raise ValueError(f"prediction is 'eps', 'v' or 'x0', not {prediction!r}")
         return outputs[prediction].to(z.dtype)
 
-    # -- parts -------------------------------------------------------------------------------------
+    # -- parts ---------------------------------------------
 
     def marginal(self, index: Sequence[int]) -> GaussianMixture:
         """The distribution of the coordinates in `index`, whatever the others are."""

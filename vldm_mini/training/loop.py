@@ -267,7 +267,7 @@ class Run:
             optimizer.step()
 
     def note(self, watch: Watch, validate: bool) -> None:
-        """One row of the record: means since the last row. The one place that reads the device."""
+        """One row of the record: means since the last row. Only here is the device read."""
         losses = {}
         for name, (total, count) in sorted(self.totals.losses.items()):
             losses[name] = total / count
@@ -312,7 +312,7 @@ class Run:
         return Averaged(self.ema, self.objectives[0].module)
 
     def draw_strip(self, strip: Callable) -> None:
-        """A film strip from the EMA weights and always the same noise."""
+        """A strip of frames from the EMA weights and always the same noise."""
         name = f"strip_{self.step:06d}.webp"
         with self.averaged(), replacing(self.folder / name) as beside:
             strip().save(beside, format="WEBP", quality=80)

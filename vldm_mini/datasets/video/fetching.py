@@ -1,4 +1,5 @@
-"""The catalogue of real data sets, and fetching their files: each file is checked against its sha256.
+"""The catalogue of real data sets, and fetching their files: each file is checked against its
+sha256.
 
 A set is taken from a folder that already holds it (`root`, or the folder that VLDM_DATA names),
 or it is downloaded once into the user's cache. Chapters 00 and 14 walk through it.
@@ -18,7 +19,8 @@ from types import ModuleType
 
 @dataclass(frozen=True)
 class File:
-    """One file of a set: its path below the data folder, its checksum, and the url of these bytes."""
+    """One file of a set: its path below the data folder, its checksum, and the url of these
+    bytes."""
 
     path: str
     sha256: str

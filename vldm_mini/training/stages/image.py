@@ -10,7 +10,7 @@ from ..losses import LossOptions, diffusion_loss
 from ..record import Record
 from .common import STORED_AS, Job, Request, card, held_out_error, latents_of, noise_strip
 
-# MINI: person, place and pose of a frame are decided at middle noise levels
+# MINI: person, position and pose of a frame are decided at middle noise levels
 OPTIONS = LossOptions(tau=(0.5, 1.0), stratified=True)
 
 
