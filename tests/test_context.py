@@ -201,7 +201,7 @@ def test_a_denoiser_that_cancels_is_never_asked():
         raise AssertionError("asked")
 
     z, tau = normal(2, 3), torch.tensor([5, 5])
-    same = lambda z, tau: z  # noqa: E731
+    same = lambda z, tau: z
     chained_guidance([never, same, same], [1, 2])(z, tau)
     chained_guidance([same, never, same], [2, 2])(z, tau)
     with pytest.raises(ValueError, match="3 denoisers have 2 steps, got 1"):
@@ -267,7 +267,7 @@ def test_interpolation_drops_no_key_frame_and_makes_every_other_once(frames):
 
 
 def test_eight_key_frames_become_29_and_113():
-    count = lambda n: len({k for given, made in interpolation_windows(n) for k in (*given, *made)})  # noqa: E731
+    count = lambda n: len({k for given, made in interpolation_windows(n) for k in (*given, *made)})
     assert count(8) == 29 and count(29) == 113
 
 

@@ -79,7 +79,7 @@ def run(model, z, tau, text, **options):
 
 @torch.no_grad()
 def frame_by_frame(unet, z, tau, text):
-    fold = lambda x: x.repeat_interleave(z.shape[1], 0)  # noqa: E731
+    fold = lambda x: x.repeat_interleave(z.shape[1], 0)
     return unet(z.flatten(0, 1), fold(tau), fold(text)).sample.unflatten(0, z.shape[:2])
 
 

@@ -263,7 +263,7 @@ def test_a_data_set_of_one_point_has_loss_zero_with_the_exact_denoiser(predictio
 
 def test_the_loss_of_a_sample_is_its_own_mean_squared_error():
     x, eps = normal(2, 3, 4), normal(2, 3, 4, seed=1)
-    zero = lambda z, tau: torch.zeros_like(z)  # noqa: E731
+    zero = lambda z, tau: torch.zeros_like(z)
     loss = denoising_loss(LINEAR, zero, x, torch.tensor([10, 900]), eps, "eps")
     assert torch.allclose(loss, eps.square().mean((1, 2)))
 
@@ -273,7 +273,7 @@ def test_the_loss_of_a_sample_is_its_own_mean_squared_error():
 )
 def test_the_error_is_target_minus_prediction_in_float32_or_better(dtype, wanted):
     x, eps = normal(2, 3).to(wanted), normal(2, 3, seed=1).to(wanted)
-    constant = lambda z, tau: torch.full_like(z, 0.5, dtype=dtype)  # noqa: E731
+    constant = lambda z, tau: torch.full_like(z, 0.5, dtype=dtype)
     error = denoising_error(LINEAR, constant, x, torch.tensor([10, 900]), eps, "x0")
     assert error.dtype == wanted and torch.equal(error, x - 0.5)
 
@@ -372,7 +372,7 @@ def test_the_second_order_step_by_hand():
     alpha_tau = torch.tensor([0.95, 0.8, 0.6, 0.3]).double()
     schedule = Schedule(alpha_tau, (1 - alpha_tau**2).sqrt())
     x0 = {3: 1.0, 2: 2.0, 0: 4.0}  # the predictions at each time
-    denoise = lambda z, tau: torch.full_like(z, x0[int(tau)])  # noqa: E731
+    denoise = lambda z, tau: torch.full_like(z, x0[int(tau)])
     seen = {}
     z = ddim(
         schedule,
@@ -495,7 +495,7 @@ def test_a_denoiser_of_total_weight_zero_is_not_evaluated():
 
 
 def test_the_generator_of_a_sample_depends_on_seed_step_and_sample():
-    first = lambda *key: float(torch.randn((), generator=rng(*key)))  # noqa: E731
+    first = lambda *key: float(torch.randn((), generator=rng(*key)))
     assert first(1, 2, 3) == first(1, 2, 3)
     keys = [(seed, step, sample) for seed in range(3) for step in range(3) for sample in range(3)]
     assert len({first(*key) for key in keys}) == len(keys)

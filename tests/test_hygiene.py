@@ -302,6 +302,7 @@ def test_diffusion_time_is_tau_since_t_is_the_frame_axis():
 # -- size ------------------------------------------------------------------------------------------
 
 GROUND = (
+    "schedule",
     "diffusion",
     "blocks",
     "unet",
@@ -357,7 +358,7 @@ def pins():
 def test_the_pins_are_exact_meet_the_ranges_and_leave_torchvision_out():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    number = lambda version: tuple(int(part) for part in re.findall(r"\d+", version))  # noqa: E731
+    number = lambda version: tuple(int(part) for part in re.findall(r"\d+", version))
     for asked in (line for group in groups for line in group if not line.startswith("vldm_mini")):
         name, least = re.fullmatch(r"([\w-]+)>=([\d.]+)", asked).groups()
         assert number(pins()[name.lower()]) >= number(least), asked

@@ -79,12 +79,13 @@ def folder(name):
 
 TOOLS = {"weights", "machine", "files", "layer_classes"}   # nothing of the paper
 NETWORKS = {"blocks", "unet", "insertion", "temporal", "autoencoder", "context", "upsampler"}
-GROUND = {"diffusion", "latent_model", "pipeline", "boxes", *NETWORKS, *TOOLS}
+GROUND = {"schedule", "diffusion", "latent_model", "pipeline", "boxes", *NETWORKS, *TOOLS}
 DATA, TRAINING, EVALUATION = folder("datasets"), folder("training"), folder("evaluation")
 TEACHING, LAB = folder("teaching"), folder("lab")
 # the name of a folder stands for all modules in it that are not named themselves
 MAY_KNOW = {
-    "diffusion": set(),
+    "schedule": set(),
+    "diffusion": {"schedule"},
     "blocks": set(),
     "files": set(),
     "weights": {"files"},
@@ -129,11 +130,15 @@ def package_of(name):
 
 
 def imports(name):
-    """[(full name, inside a function?)] of all that a module imports; relative ones resolved."""
+    """[(full name, later than at import?)] of all that a module imports; relative ones resolved.
+
+    Later: inside a function, or for type checkers only.
+    """
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree)
-                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    inside = {node for function in functions for node in ast.walk(function)}
+    later = [node for node in ast.walk(tree)
+             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+             or isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    inside = {node for block in later for node in ast.walk(block)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in inside) for alias in node.names)

@@ -122,7 +122,7 @@ def test_a_whole_ddim_run_ends_where_diffusers_run_ends(prediction, eta, randn):
     theirs = _ddim(settings, prediction)
     assert diffusion.ddim_times(25) == theirs.timesteps.tolist()
     z = randn(2, 4, 8, 8)
-    denoise = lambda z, tau: torch.tanh(z) * (1 + tau[0] / 1000)  # noqa: E731
+    denoise = lambda z, tau: torch.tanh(z) * (1 + tau[0] / 1000)
     ours = diffusion.ddim(
         schedule,
         denoise,
@@ -156,12 +156,12 @@ def test_a_second_order_run_ends_where_diffusers_run_ends(prediction, steps, ran
     )
     theirs.set_timesteps(steps)
     z = randn(2, 4, 8, 8)
-    denoise = lambda z, tau: torch.tanh(z) * (1 + tau[0] / 1000)  # noqa: E731
+    denoise = lambda z, tau: torch.tanh(z) * (1 + tau[0] / 1000)
     ours = diffusion.ddim(schedule, denoise, z, theirs.timesteps.tolist(), prediction, order=2)
     first = diffusion.ddim(schedule, denoise, z, theirs.timesteps.tolist(), prediction)
     for tau in theirs.timesteps:
         z = theirs.step(denoise(z, tau[None]), int(tau), z).prev_sample
-    close = lambda x: torch.allclose(x, z, rtol=1e-3, atol=1e-3 * float(z.abs().max()))  # noqa: E731
+    close = lambda x: torch.allclose(x, z, rtol=1e-3, atol=1e-3 * float(z.abs().max()))
     assert close(ours) and not close(first)
 
 

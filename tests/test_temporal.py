@@ -352,7 +352,7 @@ def test_an_alpha_from_which_nothing_would_learn_is_refused(unet, alpha):
 def test_alpha_can_be_had_per_scalar_channel_or_frame(unet):
     shapes = lambda per: {
         tuple(mix.alpha.shape) for mix in insert(unet.backbone, per=per).mixes.values()
-    }  # noqa: E731
+    }
     assert (
         shapes("scalar") == {()}
         and shapes("channel") == {(16, 1, 1, 1), (32, 1, 1, 1)}

@@ -146,7 +146,7 @@ def test_standardised_has_mean_0_and_covariance_1(world):
 
 
 def test_frechet_distance_by_hand_and_against_scipy(world):
-    one = lambda mean, std: toy.GaussianMixture([1.0], [[mean]], [[[std**2]]])  # noqa: E731
+    one = lambda mean, std: toy.GaussianMixture([1.0], [[mean]], [[[std**2]]])
     assert toy.frechet(one(0.0, 1.0), one(3.0, 2.0)) == pytest.approx(
         9 + 1
     )  # (m - m')^2 + (s - s')^2

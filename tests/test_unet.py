@@ -39,7 +39,7 @@ def test_the_null_label_is_exactly_no_label(unet):
 @torch.no_grad()
 def test_each_label_can_be_given_alone(unet):
     z = normal(1, 4, 8, 8)
-    ask = lambda *labels: unet(z, torch.tensor([500]), torch.tensor([labels]))  # noqa: E731
+    ask = lambda *labels: unet(z, torch.tensor([500]), torch.tensor([labels]))
     answers = [ask(1, 2), ask(1, 9), ask(4, 2), ask(4, 9)]
     assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
 
@@ -225,3 +225,21 @@ def test_another_picture_than_the_network_takes_is_refused(channels, given):
         tiny_unet(concat_channels=channels)(
             normal(2, 4, 8, 8), torch.tensor([5, 5]), concat=normal(*given)
         )
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    """It flows through every skip connection, and not through the main path alone."""
+    unet = tiny_unet().double()
+    z, direction = normal(1, 4, 4, 4).double().requires_grad_(), normal(1, 4, 4, 4).double()
+    weight = unet.conv_in.weight
+    loss = lambda: (unet(z, TAU[:1], LABELS[:1]) * direction).sum()
+    for x in (z, weight):
+        by_autograd = torch.autograd.grad(loss(), x)[0]
+        step = 1e-4 * normal(*x.shape).double()
+        with torch.no_grad():
+            x += step
+            above = loss()
+            x -= 2 * step
+            difference = above - loss()
+            x += step
+        assert float(difference) == pytest.approx(2 * float((by_autograd * step).sum()), rel=1e-3)

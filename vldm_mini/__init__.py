@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 # name -> the module that defines it
 _PUBLIC = {
-    "Schedule": "diffusion", "ScheduleConfig": "diffusion", "ddim": "diffusion",
+    "Schedule": "schedule", "ScheduleConfig": "schedule", "ddim": "diffusion",
     "ddim_times": "diffusion", "guided": "diffusion",
     "UNet": "unet", "UNetConfig": "unet",
     "Clip": "temporal", "InsertionPoint": "temporal", "TemporalLayers": "temporal",
@@ -25,8 +25,8 @@ _PUBLIC = {
 }
 _MODULES = (
     "autoencoder", "blocks", "boxes", "context", "datasets", "diffusion", "evaluation",
-    "insertion", "lab", "latent_model", "machine", "pipeline", "stable_diffusion", "teaching",
-    "temporal", "training", "unet", "upsampler", "weights",
+    "insertion", "lab", "latent_model", "machine", "pipeline", "schedule", "stable_diffusion",
+    "teaching", "temporal", "training", "unet", "upsampler", "weights",
 )
 __all__ = sorted([*_PUBLIC, *_MODULES])
 

@@ -65,7 +65,7 @@ class BoxImageLDM(LatentModel):
         super().__init__(theta, VideoDecoder(autoencoder), config, folder)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device=None,
+    def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None,
                         dtype: torch.dtype | None = None) -> "BoxImageLDM":
         """name: shipped weights ("driving"), or a folder with autoencoder, boxes, config.json."""
         folder = shipped(name)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +75,11 @@ class LatentModel:
         """{name of the folder: module} of everything that is loaded, moved and saved."""
         raise NotImplementedError
 
-    def latents(self, labels: Tensor, **how) -> Tensor:
+    def latents(self, labels: Tensor, **how: Any) -> Tensor:
         """Noise to latents (b t c h w) for labels (b, n)."""
         raise NotImplementedError
 
-    def generate(self, labels: Tensor, **how) -> Tensor:
+    def generate(self, labels: Tensor, **how: Any) -> Tensor:
         """Videos (b t 3 h w) in [-1, 1] for labels (b, n). how: the arguments of `latents`."""
         return self.decode(self.latents(labels, **how))
 
@@ -116,7 +117,8 @@ class LatentModel:
         """The number format of the networks; sampling itself is in float32 always."""
         return next(self.theta.parameters()).dtype
 
-    def to(self, device=None, dtype: torch.dtype | None = None) -> "LatentModel":
+    def to(self, device: str | torch.device | None = None,
+           dtype: torch.dtype | None = None) -> "LatentModel":
         """Move all networks, in place. -> self."""
         for part in self.components.values():
             part.to(device=device, dtype=dtype)

@@ -14,6 +14,7 @@ Paper: Fig. 5, sections 3.1 to 3.4. Chapters 00, 04, 06, 07 and 08 walk through 
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -94,8 +95,9 @@ class VideoLDM(LatentModel):
                                for stage, phi in (context_models or {}).items()}
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device=None, dtype: torch.dtype | None = None,
-                        conv=None, attention=None, **options) -> "VideoLDM":
+    def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None,
+                        dtype: torch.dtype | None = None, conv: Any = None,
+                        attention: Any = None, **options: Any) -> "VideoLDM":
         """name: shipped weights ("actions"), or a folder as save_pretrained or training leaves it.
 
         device: None takes the fastest here. dtype: None is float32. conv, attention: a reader's own
@@ -312,7 +314,7 @@ class VideoLDM(LatentModel):
         return torch.cat([between, z[:, -1:]], dim=1)
 
     def smooth_video(self, labels: Tensor, seed: int = 0, progress: Callable | None = None,
-                     kind: str | None = None, **how) -> Tensor:
+                     kind: str | None = None, **how: Any) -> Tensor:
         """Key frames, two passes of interpolation, decoding: T = 8 becomes 113 frames (Fig. 5).
 
         kind: "pixel" or "latent" makes it four times as large with that upsampler. how: the

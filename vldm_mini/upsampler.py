@@ -10,6 +10,7 @@ Chapter 08 walks through it.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from .autoencoder import Autoencoder
 from .blocks import sinusoidal_embedding
 from .context import tiles
 from .diffusion import Schedule, add_noise, ddim, ddim_times, rng
-from .temporal import TemporalConv, TemporalLayers, TimeConv, VideoModel
+from .temporal import InsertionPoint, TemporalConv, TemporalLayers, TimeConv, VideoModel
 from .unet import UNet, UNetConfig
 from .weights import shipped
 
@@ -92,7 +93,7 @@ class SidewaysConv(TemporalConv):
     the same position of the next frame and on no other.
     """
 
-    def __init__(self, point):
+    def __init__(self, point: InsertionPoint) -> None:
         super().__init__(point)
         self.conv1 = TimeConv(point.channels, space=3 if point.name.startswith("up") else 1)
 
@@ -158,7 +159,7 @@ class VideoUpsampler:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, kind: str = "pixel",
-                        device=None) -> "VideoUpsampler":
+                        device: str | torch.device | None = None) -> "VideoUpsampler":
         """name: shipped weights ("driving"), or a folder that holds upsampler/ (kind "pixel") or
         latent_upsampler/ (kind "latent"). Raises ValueError if it does not."""
         if kind not in KINDS:
@@ -180,14 +181,14 @@ class VideoUpsampler:
         """Where the networks are."""
         return next(self.theta.parameters()).device
 
-    def to(self, device) -> "VideoUpsampler":
+    def to(self, device: str | torch.device) -> "VideoUpsampler":
         """Move all networks, in place. -> self."""
         for part in (self.theta, self.layers, self.autoencoder):
             if part is not None:
                 part.to(device)
         return self
 
-    def __call__(self, low: Tensor, **how) -> Tensor:
+    def __call__(self, low: Tensor, **how: Any) -> Tensor:
         """`parts` in one tensor (b t 3 4h 4w)."""
         return torch.cat(list(self.parts(low, **how)), dim=1)
 

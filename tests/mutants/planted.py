@@ -50,21 +50,21 @@ MUTANTS = [
     ),
     Mutant(
         "diffusion: square roots of alpha_tau left out",
-        "vldm_mini/diffusion.py",
+        "vldm_mini/schedule.py",
         "return cls(alpha_squared.sqrt(), (1 - alpha_squared).sqrt())",
         "return cls(alpha_squared, (1 - alpha_squared).sqrt())",
         ("tests/test_exact_values.py", "tests/test_diffusion.py"),
     ),
     Mutant(
         "diffusion: scaled_linear without the square",
-        "vldm_mini/diffusion.py",
+        "vldm_mini/schedule.py",
         "return cls.from_betas(_line(beta_start**0.5, beta_end**0.5, num_steps) ** 2)",
         "return cls.from_betas(_line(beta_start, beta_end, num_steps))",
         ("tests/test_exact_values.py", "tests/test_diffusion.py"),
     ),
     Mutant(
         "diffusion: zero terminal SNR not rescaled at tau = 0",
-        "vldm_mini/diffusion.py",
+        "vldm_mini/schedule.py",
         "alpha_tau = (self.alpha_tau - last) * first / (first - last)",
         "alpha_tau = (self.alpha_tau - last) / (first - last)",
         ("tests/test_exact_values.py", "tests/test_diffusion.py"),
@@ -152,10 +152,10 @@ MUTANTS = [
         ("tests/test_exact_values.py", "tests/test_unet.py"),
     ),
     Mutant(
-        "unet: skips are taken in the wrong order",
+        "unet: no gradient through the skip connections",
         "vldm_mini/unet.py",
         "z = torch.cat([z, skips.pop()], dim=1)",
-        "z = torch.cat([skips.pop(), z], dim=1)",
+        "z = torch.cat([z, skips.pop().detach()], dim=1)",
         ("tests/test_exact_values.py", "tests/test_unet.py"),
     ),
     Mutant(

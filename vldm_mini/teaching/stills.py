@@ -85,7 +85,7 @@ def moving_row(frames: Frames) -> int:
 
 
 # The field calls it a slice; the built-in of that name is not used in these modules.
-def slice(  # noqa: A001
+def slice(
     frames: Frames, row: int | None = None, scale: int = 4, alt: str = ""
 ) -> Picture:
     """The x-t slice: pixel row `row` of every frame, time downwards; several videos side by side.
