@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             minutes = execute(file, args.size, args.cell_timeout)
             print(f"{file.stem}: {minutes:.1f} minutes", flush=True)
-        except Exception as error:
+        except Exception as error:      # the others still run
             failed.append(file.stem)
             print(f"{file.stem}: {str(error)[-2000:]}", file=sys.stderr, flush=True)
     return 1 if failed else 0
