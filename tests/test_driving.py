@@ -268,6 +268,16 @@ def test_speed_is_the_distance_travelled_per_second_and_stays_in_its_range():
 
 # -- other cars --------------------------------------------------------------------------------
 
+def test_the_distance_is_the_integral_of_the_speed():
+    for seed in range(3):
+        scene = Scene(seed)
+        times = np.arange(0, 40, 1e-3)
+        speed = scene.speed(times)
+        exact = np.concatenate([[0], np.cumsum((speed[1:] + speed[:-1]) / 2)]) * 1e-3
+        assert np.ptp(speed) > 1
+        assert np.abs(scene.travelled(times) - scene.travelled([0.0]) - exact).max() < 0.01
+
+
 def test_cars_are_listed_and_objects_painted_far_ones_first():
     for scene in BUSY:
         for time in (0.0, 1.0, 5.5):

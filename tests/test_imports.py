@@ -199,12 +199,12 @@ def test_importing_the_core_pulls_in_nothing_heavy():
 # -- a bare machine --------------------------------------------------------------------------------
 
 BARE = '''
-"""Hide every installed package but torch, einops, numpy, safetensors, tqdm and what these need."""
+"""Hide every installed package but torch, einops, numpy, safetensors and what these need."""
 import importlib.metadata as metadata
 import re
 import sys
 
-keep, queue = set(), ["torch", "einops", "numpy", "safetensors", "tqdm"]
+keep, queue = set(), ["torch", "einops", "numpy", "safetensors"]
 while queue:
     name = re.sub(r"[-_.]+", "-", queue.pop()).lower()
     if name in keep:

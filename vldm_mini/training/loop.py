@@ -6,9 +6,10 @@ in a run: losses and gradient norms stay on the device until then.
 """
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -86,7 +87,6 @@ def train(folder: str | Path, settings: Settings, objectives: list[Objective],
     from its last checkpoint and ends in the same weights. Raises ValueError for a folder that holds
     another run, FloatingPointError for a gradient that is not finite.
     """
-    from tqdm.auto import tqdm
     folder, watch = writable(folder), watch or Watch()
     # one process writes; the others of a group only compute
     with locked(folder) if process_rank() == 0 else nullcontext():
@@ -97,9 +97,7 @@ def train(folder: str | Path, settings: Settings, objectives: list[Objective],
         if watch.validate:
             validations = evenly_spaced(settings.steps, watch.num_validations)
         every, saved = max(1, settings.steps // 200), time.monotonic()
-        steps = range(run.step, settings.steps)
-        bar = tqdm(steps, initial=run.step, total=settings.steps, mininterval=0.5,
-                   disable=not progress or run.rank > 0)
+        bar = progress_bar(range(run.step, settings.steps), progress and run.rank == 0)
         for step in bar:
             run.one_step(step)
             done = step + 1
@@ -108,13 +106,23 @@ def train(folder: str | Path, settings: Settings, objectives: list[Objective],
             if done % every and done != settings.steps:
                 continue
             run.note(watch, validate=bool(validations & set(range(done - every + 1, done + 1))))
-            bar.set_postfix({k: f"{v:.4f}" for k, v in run.record.rows[-1]["losses"].items()})
+            if hasattr(bar, "set_postfix"):
+                losses = run.record.rows[-1]["losses"]
+                bar.set_postfix({name: f"{loss:.4f}" for name, loss in losses.items()})
             if time.monotonic() - saved > settings.save_every_s:
                 run.save()
                 saved = time.monotonic()
         run.save()
         run.ema.copy_to(objectives[0].module)
     return run.record
+
+
+def progress_bar(steps: range, shown: bool) -> Iterable[int]:
+    """The steps with tqdm's bar around them, or alone: not shown, or tqdm is not installed."""
+    if not shown or find_spec("tqdm") is None:
+        return steps
+    from tqdm.auto import tqdm
+    return tqdm(steps, initial=steps.start, total=steps.stop, mininterval=0.5)
 
 
 def log_spaced(steps: int, number: int) -> set[int]:

@@ -34,7 +34,7 @@ def seeds(split: str, n: int, first: int = 0) -> list[int]:
 
 @lru_cache(maxsize=32)
 def _scene(seed: int) -> Scene:
-    """A scene paints its panorama when it is made: the clips of one seed share it."""
+    """The clips of one seed share a scene, and the panorama that it paints once."""
     return Scene(seed)
 
 

@@ -2,6 +2,9 @@
 
 Everything is a function of (seed, time): a scene has no length and no frame rate of its own.
 """
+from copy import deepcopy
+from functools import cached_property
+
 import numpy as np
 
 from . import renderer
@@ -60,7 +63,7 @@ class Scene:
         self._has_parked_cars = rng.random() < 0.5
         self._num_leaders = int((rng.random(2) < 1.6 * self.traffic).sum())
         self._set_colours(rng)
-        self.panorama = panorama(rng, self.night, self.sky, self.light, self.haze, self.grass)
+        self._panorama_rng = rng
 
     def _set_colours(self, rng: np.random.Generator) -> None:
         """Light, sky (top and horizon), haze, its range in metres, grass and asphalt."""
@@ -78,6 +81,12 @@ class Scene:
         meadows = [[0.3, 0.38, 0.18], [0.42, 0.4, 0.22], [0.36, 0.33, 0.26]]
         self.grass = np.array(meadows[rng.integers(3)])
         self.asphalt = np.array([0.36, 0.36, 0.37]) * rng.uniform(0.75, 1.15)
+
+    @cached_property
+    def panorama(self) -> np.ndarray:
+        """The picture of what is far away, painted when it is first rendered: boxes need none."""
+        rng = deepcopy(self._panorama_rng)      # two threads that paint at once paint the same
+        return panorama(rng, self.night, self.sky, self.light, self.haze, self.grass)
 
     # -- the ego car ---------------------------------------------------------------------------
 
