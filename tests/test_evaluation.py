@@ -119,6 +119,14 @@ def test_nearest_passes_over_clips_that_are_too_short_and_says_so_if_all_are():
         frechet.nearest(videos, [noise(3, 2)])
 
 
+@pytest.mark.parametrize("level, width", [(0.95, 2 * 1.960), (0.5, 2 * 0.6745)])
+def test_bootstrap_of_a_mean_has_the_width_of_its_level(level, width):
+    values = noise(400)
+    low, high = frechet.bootstrap(values, torch.mean, seeded(), 4000, level)
+    error = float(values.std(correction=0)) / math.sqrt(400)
+    assert (high - low) / error == pytest.approx(width, rel=0.06)
+
+
 def test_bootstrap_holds_the_mean_and_narrows_with_n():
     few, many = noise(25), noise(2500)
     low, high = frechet.bootstrap(many, torch.mean, seeded())
