@@ -14,7 +14,8 @@ def _environment():
 
     os.environ["VLDM_SIZE"] = "xs"
     os.environ["VLDM_PRECISION"] = "fp32"          # no timing decides what a test computes
-    os.environ["OMP_NUM_THREADS"] = str(machine.threads())
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, machine.threads() // workers))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")   # no test needs the network
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -108,8 +108,28 @@ def test_the_test_command_is_one_pytest_over_tests_and_notebooks(monkeypatch):
         commands.main(["test"]) == 0
         and commands.main(["test", "tests/test_commands.py", "-k", "mistake"]) == 0
     )
-    assert "--nbval-lax" in calls[0] and calls[0][-2:] == ["tests", "notebooks"]
+    assert "--nbval-lax" in calls[0] and {"tests", "notebooks"} <= set(calls[0])
+    assert calls[0][-4] == "-n" and calls[0][-2:] == ["--dist", "loadfile"]
     assert calls[1][-3:] == ["tests/test_commands.py", "-k", "mistake"] and len(calls) == 2
+    assert commands.main(["test", "-n0"]) == 0 and "-n" not in calls[2]
+
+
+def test_the_test_command_uses_at_most_four_cores_and_one_thread_each(monkeypatch):
+    calls = []
+    monkeypatch.setattr(pytest, "main", lambda args: calls.append(args) or 0)
+    monkeypatch.chdir(ROOT)
+    for threads, workers in ((1, "0"), (2, "2"), (16, "4")):
+        monkeypatch.setattr(machine, "threads", lambda threads=threads: threads)
+        commands.main(["test"])
+        assert calls[-1][-3] == workers
+
+
+def test_a_missing_test_package_is_one_line_with_its_cure(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "xdist" else name)
+    assert commands.main(["test"]) == 2
+    message = capsys.readouterr().err
+    assert "xdist is not installed" in message and ".[test]" in message
 
 
 def test_sample_writes_a_video_a_strip_and_a_slice(capsys, tmp_path):

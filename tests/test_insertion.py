@@ -7,6 +7,7 @@ is tested in test_temporal.
 import copy
 import functools
 import json
+import re
 import threading
 from dataclasses import dataclass
 
@@ -477,7 +478,7 @@ def test_only_the_chosen_insertion_points_change_anything():
         (dict(attention={"class": TemporalAttention}), "under the key 'layer'"),
         (dict(attention=lambda point: TemporalAttention(point)), "a lambda has no name"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 def test_what_cannot_be_inserted_is_said_in_one_line(options, message):
     unet = tiny_unet()

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import machine
@@ -20,6 +21,7 @@ from .sample import sample
 
 ROOT = Path(__file__).resolve().parent.parent
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300")
+MOST_TEST_WORKERS = 4              # each holds torch: half a gigabyte of memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _install(module: str) -> str:
     """The command that installs a missing module, by the first extra that holds its package."""
     from .report import requirements
-    package = {"PIL": "pillow", "yaml": "pyyaml"}.get(module, module)
+    package = {"PIL": "pillow", "xdist": "pytest-xdist"}.get(module, module)
     for name, _, extra in requirements():
         if name.lower() == package.lower():
             what = f".[{extra}]" if extra else "."
@@ -73,15 +75,18 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def test(args: argparse.Namespace) -> int:
-    """Every test, and every notebook as a test, in one pytest process.
+    """Every test, and every notebook as a test, a file at a time on each core.
 
-    All further arguments go to pytest: `test -k temporal`, `test tests/test_unet.py -x`.
+    All further arguments go to pytest: `test -k temporal`, `test tests/test_unet.py -x`. With a
+    path, or with `-n 0`, one process runs everything.
     """
     if not (ROOT / "tests").is_dir():
         raise FileNotFoundError("there is no tests folder beside the package; "
                                 "clone the repository and run it there")
-    import nbval  # noqa: F401  a clear message when it is missing
     import pytest
+    for module in ("nbval", "xdist"):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
 
     os.chdir(ROOT)
     os.environ.setdefault("VLDM_SIZE", "xs")    # also for a single notebook, without tests/conftest
@@ -90,6 +95,9 @@ def test(args: argparse.Namespace) -> int:
         options.append("tests")
         if any(Path("notebooks").glob("*.ipynb")):
             options.append("notebooks")
+        if not any(word.startswith(("-n", "--numprocesses", "--pdb")) for word in args.extra):
+            workers = min(machine.threads(), MOST_TEST_WORKERS)
+            options += ["-n", str(workers if workers > 1 else 0), "--dist", "loadfile"]
     return int(pytest.main(options))
 
 
