@@ -302,3 +302,12 @@ def test_the_autoencoder_is_measured_on_the_held_out_person(stand_in):
     # 10 log10(2^2 / MSE)
     assert out["psnr_db"] == pytest.approx(10 * math.log10(4 / error), abs=0.01)
     assert json.dumps(out)
+
+
+def test_every_test_of_a_fault_report_is_there():
+    from tests.benchmarks.reports import REPORTS, ROOT
+    assert {number for number, *_ in REPORTS} == {*map(str, range(1, 17)), "m"}
+    for _, _, file, names in REPORTS:
+        text = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        missing = [name for name in names if f"def {name}(" not in text]
+        assert missing == []

@@ -143,6 +143,15 @@ def test_sample_writes_a_video_a_strip_and_a_slice(capsys, tmp_path):
     assert {file.name for file in out.iterdir()} == {"video.webp", "strip.png", "slice.png"}
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_frame_is_a_video_too(capsys, tmp_path):
+    if not (ROOT / "data" / "checkpoints" / "actions" / "temporal").is_dir():
+        pytest.skip("needs the shipped weights")
+    code, _, err = run(capsys, "sample", "--frames", "1", "--steps", "1", "--out", str(tmp_path))
+    assert code == 0, err
+    assert (tmp_path / "video.webp").is_file()
+
+
 @pytest.mark.parametrize("words", [("--minutes", "0.1"), ("--smooth",), ("--large", "pixel")])
 def test_long_videos_need_stages_that_weights_may_lack_and_leave_no_file(capsys, tmp_path, words):
     whole, some = ROOT / "data" / "checkpoints" / "actions", tmp_path / "some"

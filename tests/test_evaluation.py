@@ -119,6 +119,13 @@ def test_nearest_passes_over_clips_that_are_too_short_and_says_so_if_all_are():
         frechet.nearest(videos, [noise(3, 2)])
 
 
+def test_features_that_are_not_finite_are_counted_and_named():
+    features, bad = noise(20, 3), noise(20, 3)
+    bad[4, 1], bad[7] = float("nan"), float("inf")
+    with pytest.raises(ValueError, match="2 of 20 rows of the second features .* not finite"):
+        frechet.frechet_distance(features, bad)
+
+
 @pytest.mark.parametrize("level, width", [(0.95, 2 * 1.960), (0.5, 2 * 0.6745)])
 def test_bootstrap_of_a_mean_has_the_width_of_its_level(level, width):
     values = noise(400)

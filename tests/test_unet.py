@@ -243,3 +243,15 @@ def test_the_gradient_is_that_of_finite_differences():
             difference = above - loss()
             x += step
         assert float(difference) == pytest.approx(2 * float((by_autograd * step).sum()), rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "dtype, error", [(torch.float64, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.05)]
+)
+def test_other_number_formats_are_close_to_float32(unet, dtype, error):
+    z = normal(2, 4, 8, 8)
+    wanted = unet(z, TAU, LABELS)
+    found = tiny_unet().to(dtype)(z.to(dtype), TAU, LABELS)
+    assert found.dtype == dtype
+    assert float((found.float() - wanted).norm() / wanted.norm()) < error

@@ -17,9 +17,14 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Fréchet distance between Gaussians fitted to features a (n, d) and b (m, d), in float64.
 
     Heusel et al. 2017, eq. 6. Raises ValueError where n or m is not larger than d: the covariance
-    of fewer samples is singular.
+    of fewer samples is singular; and for features that are not finite.
     """
     a, b = a.double(), b.double()
+    for name, some in (("first", a), ("second", b)):
+        bad = int((~some.isfinite()).any(dim=1).sum())
+        if bad:
+            raise ValueError(f"{bad} of {len(some)} rows of the {name} features hold values that "
+                             "are not finite: look at the videos that they come from")
     if min(len(a), len(b)) <= a.shape[1]:
         raise ValueError(f"a Fréchet distance of {a.shape[1]} features needs more samples than "
                          f"that on both sides, got {len(a)} and {len(b)}")
