@@ -73,6 +73,9 @@ def test_noise_augmentation_is_what_the_schedule_does_and_the_mask_says_how_much
     c = context_condition(z, context_mask(3, 2)[None], keep, eps)
     assert torch.allclose(c[0, :4, 1], 0.8 * z[0, 1] + 0.6 * eps[0, 1], atol=1e-6)
     assert torch.allclose(c[0, 4, :2], torch.tensor(0.8)) and c[0, :, 2].abs().max() == 0
+    own = context_condition(z, context_mask(3, 2)[None], torch.tensor([[0.8, 0.6, 0.8]]), eps)
+    assert torch.equal(own[0, :, 0], c[0, :, 0]) and torch.allclose(own[0, 4, 1], torch.tensor(0.6))
+    assert torch.allclose(own[0, :4, 1], 0.6 * z[0, 1] + 0.8 * eps[0, 1], atol=1e-6)
 
 
 # -- in the network ---------------------------------------------

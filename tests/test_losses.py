@@ -296,6 +296,21 @@ def test_noise_on_context_has_alpha_tau_as_its_signal_and_one_clip_in_four_has_i
     assert float(eps.std()) == pytest.approx(1, abs=0.02)
 
 
+def test_each_context_frame_can_have_noise_of_its_own_level():
+    z, mask = normal(1, 3, 4, 4, 4).expand(2000, -1, -1, -1, -1), torch.ones(2000, 3)
+    options = ContextOptions(noisy_share=0.5, per_frame=True)
+    c = noisy_context(z, mask, draw(2000), LINEAR, options)
+    level = c[:, 4, :, 0, 0]                                                    # b t
+    noisy = (level < 1).float()
+    assert torch.allclose(noisy.mean(0), torch.tensor(0.5), atol=0.04)
+    pairs = torch.corrcoef(torch.cat([noisy, level], dim=1).T).fill_diagonal_(0)
+    assert pairs[:3, :3].abs().max() < 0.08 and pairs[3:, 3:].abs().max() < 0.08
+    frames = c[:, :4].transpose(1, 2)
+    eps = (frames - level[:, :, None, None, None] * z)[noisy > 0]
+    scale = (1 - level[noisy > 0] ** 2).sqrt().view(-1, 1, 1, 1)
+    assert float((eps / scale).std()) == pytest.approx(1, abs=0.02)
+
+
 def test_context_is_given_as_often_as_p_s_says_and_at_the_beginning():
     z = normal(1, 4, 4, 2, 2).expand(4, -1, -1, -1, -1)
     options = ContextOptions(noisy_share=0.0)

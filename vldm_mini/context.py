@@ -34,16 +34,18 @@ def context_condition(
     """c_S = (m_S o z, m_S), concatenated along channels: z (b t c h w) -> (b c+1 t h w).
 
     z: clean latents, of which only the context frames enter. mask (b t): m_S. alpha_tau (b,) and
-    eps (like z): noise augmentation of the context at the noise level alpha_tau of each clip.
+    eps (like z): noise augmentation of the context at the noise level alpha_tau of each clip, or
+    (b, t) of each frame.
     """
     if alpha_tau is None:
         level = z.new_ones(len(z), 1, 1, 1, 1)
     else:
-        level = rearrange(alpha_tau.to(z), "b -> b 1 1 1 1")
+        level = alpha_tau.to(z).view(len(z), -1, 1, 1, 1)                       # b (1 or t) 1 1 1
         # z_tau = alpha_tau z + sigma_tau eps, with sigma_tau = sqrt(1 - alpha_tau^2)
         z = level * z + (1 - level**2).sqrt() * eps
     mask = rearrange(mask.to(z), "b t -> b 1 t 1 1")
     # MINI: the mask itself states the noise level: it is alpha_tau, not 1, on a noisy context frame
+    level = rearrange(level, "b t 1 1 1 -> b 1 t 1 1")
     mask_channel = (mask * level).expand(-1, -1, -1, *z.shape[3:])
     # c_S = (m_S o z, m_S)                                                     paper, section 3.2
     return torch.cat([mask * rearrange(z, "b t c h w -> b c t h w"), mask_channel], dim=1)

@@ -586,8 +586,15 @@ MUTANTS = [
     Mutant(
         "losses: noisy context with sigma for alpha",
         "vldm_mini/training/losses.py",
-        "alpha_tau = schedule.at(tau, tau.float())[0]",
-        "alpha_tau = schedule.at(tau, tau.float())[1]",
+        "alpha_tau = schedule.at(tau, tau.flatten().float())[0].view_as(tau)",
+        "alpha_tau = schedule.at(tau, tau.flatten().float())[1].view_as(tau)",
+        ("tests/test_losses.py",),
+    ),
+    Mutant(
+        "losses: one noise level for all context frames",
+        "vldm_mini/training/losses.py",
+        "shape = z.shape[1:2] if options.per_frame else ()",
+        "shape = ()",
         ("tests/test_losses.py",),
     ),
     Mutant(

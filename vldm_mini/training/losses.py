@@ -134,6 +134,9 @@ class ContextOptions:
     # MINI: share of clips whose context carries noise, of a tau up to max_tau
     noisy_share: float = 0.25
     max_tau: int = 250
+    # MINI: a noise level for each context frame in place of one for the clip, as in diffusion
+    # forcing (Chen et al. 2024, arXiv 2407.01392)
+    per_frame: bool = False
     # MINI: share of clips whose context is predicted by the model itself from noise of a tau up to
     # self_generated_tau, in one step: in a long rollout its context is its own output
     self_generated: float = 0.0
@@ -143,9 +146,10 @@ class ContextOptions:
 def noisy_context(z: Tensor, mask: Tensor, draw: BatchRandom, schedule: Schedule,
                   options: ContextOptions) -> Tensor:
     """c_S = (m_S o z, m_S) with noise augmentation. z (b t c h w), mask (b t) -> (b c+1 t h w)."""
-    tau = draw.integers(options.max_tau) + 1
-    alpha_tau = schedule.at(tau, tau.float())[0]
-    clean = draw.uniform() >= options.noisy_share
+    shape = z.shape[1:2] if options.per_frame else ()
+    tau = draw.integers(options.max_tau, *shape) + 1                              # b, or b t
+    alpha_tau = schedule.at(tau, tau.flatten().float())[0].view_as(tau)
+    clean = draw.uniform(*shape) >= options.noisy_share
     signal = torch.where(clean, 1.0, alpha_tau)
     return context_condition(z, mask, signal, draw.normal(*z.shape[1:]))
 

@@ -54,9 +54,9 @@ class BatchRandom:
         full = torch.randn(self.batch, *shape, generator=self.generator, device=self.device)
         return full[self.rows]
 
-    def integers(self, high: int | Tensor) -> Tensor:
-        """Uniform whole numbers from 0 to high - 1; high may differ by sample. (b,) long."""
-        below = (self.uniform() * high).long()
+    def integers(self, high: int | Tensor, *shape: int) -> Tensor:
+        """Uniform whole numbers from 0 to high - 1; high may differ by sample. (b, *shape) long."""
+        below = (self.uniform(*shape) * high).long()
         limit = high - 1 if isinstance(high, int) else high.long() - 1
         # in float32 u * high can round up to high itself
         return torch.minimum(below, torch.as_tensor(limit, device=self.device))
