@@ -59,7 +59,8 @@ class InsertionPoint:
     """Where a temporal layer goes, and what its widths must be."""
 
     name: str                            # of the spatial layer that it follows
-    kind: str                            # of that layer: "conv" (a residual block), "attention"
+    kind: str                            # of that layer: "conv" (a residual block), "attention",
+    # or "transformer": a whole spatial transformer of diffusers, attention, text and projections
     channels: int
     emb_channels: int | None = None      # width of clip.emb; None if the backbone has no embedding
     text_channels: int | None = None     # width of clip.text; None: no text
@@ -115,6 +116,9 @@ def _spatial_layer(module: nn.Module) -> dict[str, Any] | None:
                     emb_channels=module.time_emb_proj.in_features if has_emb else None)
     if kind == "BasicTransformerBlock":
         return dict(kind="attention", channels=module.dim, heads=module.attn1.heads)
+    if kind == "Transformer2DModel":
+        heads = module.transformer_blocks[0].attn1.heads
+        return dict(kind="transformer", channels=module.out_channels, heads=heads)
     return None
 
 
@@ -198,7 +202,9 @@ class TemporalHook:
     def __init__(self, layers: TemporalLayers, point: InsertionPoint, mix: nn.Module | None):
         self.layers, self.point, self.mix = layers, point, mix
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, z: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, z: Tensor | tuple) -> Any:
+        if isinstance(z, tuple):                              # a spatial transformer of diffusers
+            return (self(module, args, kwargs, z[0]), *z[1:])
         inputs = [x for x in (*args, *kwargs.values()) if torch.is_tensor(x)]
         call = _find_call(inputs)
         if call is not None and call.layers is self.layers and not call.clip.image:
@@ -241,10 +247,10 @@ class TemporalLayers(nn.Module):
         options = dict(options or {})
         found = insertion_points(backbone, **options)
         names = set(chosen([point for _, point in found], where))
-        self.classes = classes                       # {"conv": ..., "attention": ..., "mix": ...}
+        self.classes = classes       # {"conv", "attention", "mix" and, if given, "transformer"}
         self.mixes, self.hooks = nn.ModuleDict(), []
         for module, point in found:
-            make, mix = self.classes[point.kind], None
+            make, mix = self.classes.get(point.kind), None
             if make is not None and point.name in names:
                 layer = _module(make(point), make)
                 mix = _module(self.classes["mix"](layer, point, alpha, per), self.classes["mix"])
@@ -341,11 +347,12 @@ class TemporalLayers(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, backbone: nn.Module, conv: Any = None,
-                        attention: Any = None, mix: Any = None) -> TemporalLayers:
+                        attention: Any = None, mix: Any = None,
+                        transformer: Any = None) -> TemporalLayers:
         """Put the layers saved in `folder` into `backbone`, in evaluation mode.
 
-        conv, attention, mix: a reader's own classes; those of this package are found without. Their
-        hyperparameters come from the folder. Raises FileNotFoundError, ValueError.
+        conv, attention, mix, transformer: a reader's own classes; those of this package are found
+        without. Their hyperparameters come from the folder. Raises FileNotFoundError, ValueError.
         """
         given = {"conv": conv, "attention": attention, "mix": mix}
         keys = (*given, "hyperparameters", "where", "alpha", "per", "options")
@@ -354,6 +361,8 @@ class TemporalLayers(nn.Module):
             raise FileNotFoundError(f"no temporal layers at {folder}; give the folder that "
                                     "save_pretrained wrote")
         settings = read_json(path, keys)
+        if "transformer" in settings:
+            given["transformer"] = transformer
         classes = {kind: saved_class(kind, given[kind], settings, folder) for kind in given}
         layers = cls(backbone, classes, settings["where"], settings["per"], settings["alpha"],
                      settings["options"])

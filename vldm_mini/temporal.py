@@ -207,13 +207,14 @@ def _shape_of_alpha(per: str | int, channels: int) -> tuple[int, ...]:
 def insert(backbone: nn.Module, conv: Any = TemporalConv, attention: Any = TemporalAttention,
            where: Callable[[InsertionPoint], bool] | Iterable[str] | None = None,
            mix: Any = TemporalMix, per: str | int = "scalar", alpha: float = 0.5,
-           **options: Any) -> TemporalLayers:
+           transformer: Any = None, **options: Any) -> TemporalLayers:
     """Put temporal layers into an image backbone -> TemporalLayers. Fresh ones change nothing.
 
     conv, attention: the layers after residual blocks and after spatial attention, built as
     `MyLayer(point)`: a class, functools.partial(MyLayer, key=value) or dict(layer=MyLayer,
     key=value); None for none. where: a function InsertionPoint -> bool, or names of insertion
-    points; None for all. mix: built as mix(layer, point, alpha, per). options: text_channels,
+    points; None for all. mix: built as mix(layer, point, alpha, per). transformer: a layer after
+    whole spatial transformers of diffusers, as AnimateDiff has. options: text_channels,
     context_channels, regimes, ff_mult, ff_in, space (see InsertionPoint).
 
     Backbones: our UNet and Decoder, diffusers' UNet2DConditionModel, on any device and in any
@@ -221,6 +222,8 @@ def insert(backbone: nn.Module, conv: Any = TemporalConv, attention: Any = Tempo
     inserted or saved.
     """
     given = {"conv": conv, "attention": attention, "mix": mix}
+    if transformer is not None:
+        given["transformer"] = transformer
     classes = {kind: None if make is None else LayerClass.of(make) for kind, make in given.items()}
     layers = TemporalLayers(backbone, classes, where, per, alpha, options)
     return like_backbone(layers, backbone)
