@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks NAME [--threads N]       # a benchmark; --list names them
     python -m tests.benchmarks house | stale | results | notebooks       # about the repository
+    python -m tests.benchmarks claims --list | exercises 04 | browser 04     # see their --help
 """
 import argparse
 import ast
@@ -19,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # modules with a main(argv) of their own, about the repository
 COMMANDS = ("house", "stale", "results", "notebooks")
+# benchmarks with a main(argv) too: with options of their own they print, and keep nothing
+WITH_OPTIONS = ("claims", "exercises", "browser")
 
 
 def names() -> dict[str, str]:
@@ -35,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
+        return importlib.import_module(f"{__package__}.{argv[0]}").main(argv[1:])
+    if argv[1:] and argv[0] in WITH_OPTIONS and argv[1] != "--threads":
         return importlib.import_module(f"{__package__}.{argv[0]}").main(argv[1:])
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
