@@ -127,9 +127,11 @@ def _processor() -> str:
 
 
 def keep(name: str, figures: dict) -> dict:
-    """Write results/NAME.json whole or not at all; returns the figures."""
+    """Write results/NAME.json, whole or not at all, and the pages made of it; -> the figures."""
+    from tests.benchmarks import results
     from vldm_mini.weights import write_text
     write_text(RESULTS / f"{name}.json", json.dumps(figures, indent=1) + "\n")
+    results.write()
     return figures
 
 

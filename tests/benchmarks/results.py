@@ -140,22 +140,29 @@ def readme() -> str:
     return f"{before}{BEGIN}\n{readme_table()}\n{END}{rest.split(END, 1)[1]}"
 
 
+def write(check: bool = False) -> list[Path]:
+    """Bring both files up to date, or with check only compare them; returns those that differed."""
+    from vldm_mini.weights import write_text
+    wanted = {PAGE: page(), README: readme()}
+    different = [file for file, text in wanted.items()
+                 if not file.is_file() or file.read_text(encoding="utf-8") != text]
+    for file in different:
+        if not check:
+            write_text(file, wanted[file])
+    return different
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns 1 if --check finds a difference."""
-    from vldm_mini.weights import write_text
     parser = argparse.ArgumentParser("python -m tests.benchmarks results",
                                      description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     args = parser.parse_args(argv)
     try:
-        wanted = {PAGE: page(), README: readme()}
+        different = write(args.check)
     except (KeyError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    different = [file for file, text in wanted.items()
-                 if not file.is_file() or file.read_text(encoding="utf-8") != text]
     for file in different:
-        if not args.check:
-            write_text(file, wanted[file])
         print(f"{file.name} {'differs' if args.check else 'written'}")
     return int(args.check and bool(different))
