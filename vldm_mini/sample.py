@@ -40,6 +40,33 @@ def options(sub: argparse.ArgumentParser) -> None:
                      help="one value for every mix; 1 is the image model (default: as trained)")
     sub.add_argument("--seed", type=seed, default=0, help="of the noise, 0 to 2^63 - 1 (0)")
     sub.add_argument("--out", default="sample_out", help="folder of the video (sample_out)")
+    _sd_options(sub)
+
+
+def _sd_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("Stable Diffusion (section 4.2)")
+    group.add_argument("prompt", nargs="?", help="with --sd: what the video shows")
+    group.add_argument("--sd", metavar="NAME",
+                       help="a pipeline of diffusers: a name on the hub, or a folder")
+    group.add_argument("--sd-list", action="store_true",
+                       help="names of public checkpoints, with sizes, and stop")
+    group.add_argument("--motion-adapter", metavar="NAME",
+                       help="AnimateDiff's motion modules, for Stable Diffusion 1.x: a name "
+                       "or a folder")
+    group.add_argument("--temporal", metavar="FOLDER", help="temporal layers that were saved alone")
+    group.add_argument("--negative-prompt", help="what the video shall not show")
+    group.add_argument("--guidance", type=number(0, 100), default=7.5, metavar="W",
+                       help="guidance by the prompt; 1: none (7.5)")
+    group.add_argument("--height", type=positive, help="pixels (default: as trained)")
+    group.add_argument("--width", type=positive, help="pixels (default: as trained)")
+    group.add_argument("--half", action="store_true", help="half precision, for a GPU")
+    group.add_argument("--offload", action="store_true",
+                       help="parts wait in the computer's memory until the GPU needs them")
+    group.add_argument("--decode-chunk", type=positive, metavar="N",
+                       help="frames decoded at a time (default: all)")
+    group.add_argument("--dry-run", action="store_true",
+                       help="build the networks of a listed checkpoint at their real widths, "
+                       "without weights and memory, and print what they need")
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -50,6 +77,12 @@ def sample(args: argparse.Namespace) -> None:
     --video, no video is generated: your own is enlarged.
     """
     machine.set_threads()
+    if args.sd or args.sd_list or args.dry_run:
+        from .stable_diffusion.sample import sample as sample_sd
+        sample_sd(args)
+        return
+    if args.prompt or args.motion_adapter or args.temporal:
+        raise ValueError("a prompt, --motion-adapter and --temporal go with --sd NAME")
     if args.minutes and args.large:
         raise ValueError("--minutes writes small frames; enlarge a part of that video afterwards, "
                          "with --video FILE --large KIND")
