@@ -78,8 +78,7 @@ def sample(args: argparse.Namespace) -> None:
     """
     machine.set_threads()
     if args.sd or args.sd_list or args.dry_run:
-        from .stable_diffusion.sample import sample as sample_sd
-        sample_sd(args)
+        _sample_stable_diffusion(args)
         return
     if args.prompt or args.motion_adapter or args.temporal:
         raise ValueError("a prompt, --motion-adapter and --temporal go with --sd NAME")
@@ -154,10 +153,24 @@ def _sample_short(args: argparse.Namespace) -> None:
         movie = pictures.movie(video, fps=fps, scale=2, loop=1)
         print(f"done: {movie.save(out / 'video.mp4')}")
     else:
-        pictures.movie(video, fps=fps).save(out / "video.webp")
-        pictures.strip(video).save(out / "strip.png")
-        pictures.slice(video).save(out / "slice.png")
-        print(f"done: video.webp, strip.png and slice.png in {out}")
+        _save_pictures(video, out, fps)
+
+
+def _sample_stable_diffusion(args: argparse.Namespace) -> None:
+    from .stable_diffusion.sample import sample_prompt, text_output
+    text = text_output(args)
+    if text is not None:
+        print(text)
+    else:
+        _save_pictures(sample_prompt(args), Path(args.out), fps=8)
+
+
+def _save_pictures(video: Any, out: Path, fps: float) -> None:
+    from vldm_mini.teaching import pictures
+    pictures.movie(video, fps=fps).save(out / "video.webp")
+    pictures.strip(video).save(out / "strip.png")
+    pictures.slice(video).save(out / "slice.png")
+    print(f"done: video.webp, strip.png and slice.png in {out}")
 
 
 def _enlarge(upsampler: Any, video: Any, fps: float, args: argparse.Namespace,

@@ -6,7 +6,6 @@ Paper: section 4.2. Chapter 10 uses the same pipeline.
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import torch
 
@@ -16,47 +15,39 @@ from vldm_mini.weights import writable
 from .checkpoints import ADAPTER_MILLIONS, CHECKPOINTS, MOTION_ADAPTER, empty_unet, find
 
 
-def sample(args: argparse.Namespace) -> None:
-    """One video of a prompt: an animated WebP, a PNG of its frames and an x-t slice.
+def text_output(args: argparse.Namespace) -> str | None:
+    """What --sd-list and --dry-run print; None for neither."""
+    if args.sd_list:
+        return table()
+    if args.dry_run:
+        return dry_run(args.sd)
+    return None
+
+
+def sample_prompt(args: argparse.Namespace) -> torch.Tensor:
+    """The video (1 t 3 h w) in [-1, 1] that the command line asks for.
 
     Raises ValueError, FileNotFoundError and OSError (no network) saying what to do.
     """
-    if args.sd_list:
-        print(table())
-        return
-    if args.dry_run:
-        print(dry_run(args.sd))
-        return
+    from .pipeline import VideoPipeline
     if not args.prompt:
         raise ValueError('--sd NAME needs a prompt: sample --sd NAME "a person waves"')
     if args.motion_adapter and args.temporal:
         raise ValueError("--motion-adapter and --temporal are two kinds of temporal layers: "
                          "give one of them")
-    from vldm_mini.teaching import pictures
-
-    from .pipeline import VideoPipeline
-    out = writable(args.out)
+    writable(args.out)
     dtype = {"torch_dtype": torch.float16} if args.half else {}
     video = VideoPipeline.from_pretrained(args.sd, args.temporal, args.motion_adapter, **dtype)
     if args.offload:
         video.enable_model_cpu_offload()
     else:
         video.to(machine.device())
-    frames = _call(video, args)[0]
-    clip = frames[None] * 2 - 1
-    pictures.movie(clip).save(out / "video.webp")
-    pictures.strip(clip).save(out / "strip.png")
-    pictures.slice(clip).save(out / "slice.png")
-    print(f"done: video.webp, strip.png and slice.png in {out}")
-
-
-def _call(video: Any, args: argparse.Namespace) -> torch.Tensor:
-    """The videos (b t 3 h w) in [0, 1] that the command line asks for."""
     size = {key: getattr(args, key) for key in ("height", "width") if getattr(args, key)}
-    return video(args.prompt, args.frames or 8, negative_prompt=args.negative_prompt,
-                 guidance_scale=args.guidance, num_inference_steps=args.steps or 50,
-                 generator=torch.Generator().manual_seed(args.seed), alpha=args.alpha,
-                 decode_chunk_size=args.decode_chunk, output_type="pt", **size).frames
+    frames = video(args.prompt, args.frames or 8, negative_prompt=args.negative_prompt,
+                   guidance_scale=args.guidance, num_inference_steps=args.steps or 50,
+                   generator=torch.Generator().manual_seed(args.seed), alpha=args.alpha,
+                   decode_chunk_size=args.decode_chunk, output_type="pt", **size).frames
+    return frames * 2 - 1
 
 
 def table() -> str:
