@@ -130,15 +130,20 @@ def train(args: argparse.Namespace) -> None:
     """Train one stage, or all of them from random weights; a run that was stopped is resumed."""
     from .training.stages import Request, train_stage
     machine.set_threads()
-    size = args.size or machine.pick_size()
-    out = Path(args.out) if args.out else run_folder(args.data, size)
+    size, mini_sd = args.size or machine.pick_size(), args.stage.startswith("mini-sd")
+    data = "mini-sd" if mini_sd else args.data
+    out = Path(args.out) if args.out else run_folder(data, size)
     request = Request(
-        data=args.data, size=size, out=out, seed=args.seed, steps=args.steps, minutes=args.minutes,
+        data=data, size=size, out=out, seed=args.seed, steps=args.steps, minutes=args.minutes,
         lr=args.lr, batch=args.batch, frames=args.frames, accumulate=args.accumulate,
         precision=args.precision or "", start=Path(args.start) if args.start else None,
         resume=args.resume)
-    train_stage(args.stage, request)
-    print(f"done: {out if args.stage == 'all' else out / args.stage}")
+    if mini_sd:
+        from .stable_diffusion.training import train as train_mini_sd
+        train_mini_sd(args.stage, request)
+    else:
+        train_stage(args.stage, request)
+    print(f"done: {out if mini_sd or args.stage == 'all' else out / args.stage}")
 
 
 def run_folder(data: str, size: str) -> Path:
@@ -148,7 +153,7 @@ def run_folder(data: str, size: str) -> Path:
     hash of the whole path is part of theirs.
     """
     from .datasets import video
-    if data == "driving" or data in video.catalogue() or not Path(data).exists():
+    if data in ("driving", "mini-sd") or data in video.catalogue() or not Path(data).exists():
         return Path("runs") / f"{data}-{size}"
     path = Path(data).resolve()
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:6]
@@ -207,8 +212,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _train_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("stage", help="autoencoder, image, temporal, decoder, prediction, "
-                     "interpolation, boxes, upsampler, latent_upsampler, classifiers, or all: "
-                     "every stage of Fig. 5 from random weights")
+                     "interpolation, boxes, upsampler, latent_upsampler, classifiers, all: "
+                     "every stage of Fig. 5 from random weights, or mini-sd: a small Stable "
+                     "Diffusion (also mini-sd-autoencoder, mini-sd-image, mini-sd-temporal)")
     sub.add_argument("--data", default="actions", help="driving, actions, signs, road, a folder of "
                      "videos, or a file that `data pack` wrote (actions)")
     sub.add_argument("--size", choices=("xs", "s", "m"),

@@ -65,12 +65,14 @@ def orthogonal(x: Tensor, steps: int = 5) -> Tensor:
 def make_optimizers(module: nn.Module, muon: bool = False, betas: tuple[float, float] = (0.9, 0.99),
                     ) -> list[torch.optim.Optimizer]:
     """The optimisers of a module's trainable parameters: AdamW for all of them, or with muon
-    AdamW and Muon. Muon is for the matrices of hidden layers: both sides at least 16."""
+    AdamW and Muon. Muon is for the matrices of hidden layers: both sides at least 16, and no
+    embeddings of tokens."""
     trained = [p for p in module.parameters() if p.requires_grad]
+    tables = {id(one.weight) for one in module.modules() if isinstance(one, nn.Embedding)}
     wide, rest = [], []
     for p in trained:
         is_matrix = p.ndim > 1 and min(p.flatten(1).shape) >= 16
-        if muon and is_matrix:
+        if muon and is_matrix and id(p) not in tables:
             wide.append(p)
         else:
             rest.append(p)
