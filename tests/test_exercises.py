@@ -35,6 +35,13 @@ check_add.passes(add_solution)
 check_add.fails(lambda x: x, "one is missing")'''
 
 
+@pytest.fixture(autouse=True)
+def guesses(tmp_path, monkeypatch):
+    """The file of kept guesses, where no notebook is."""
+    monkeypatch.setattr(ex, "GUESSES", tmp_path / "kept" / "guesses.json")
+    return ex.GUESSES
+
+
 def cell(source, tag=None, **metadata):
     if tag == "solution":
         metadata["jupyter"] = {"source_hidden": True}
@@ -177,6 +184,16 @@ def test_the_first_guess_is_kept(capsys):
     assert kept.picks == (0, 1)
     assert "your guess: 0: a (later: 1), not what happens" in text
     assert "what happens: 1: b\nbecause" in text
+
+
+def test_guesses_are_there_after_a_restart(guesses):
+    assert ex.guess("Which?", ["a", "b"]).picks == () and not guesses.exists()
+    ex.guess("Which?", ["a", "b"], pick=1)
+    ex.guess("How much?", pick=0.5)
+    assert json.loads(guesses.read_text()) == {"Which?": [1], "How much?": [0.5]}
+    assert ex.guess("Which?", ["a", "b"]).picks == (1,)
+    guesses.write_text("{damaged")
+    assert ex.guess("Which?", ["a", "b"], pick=0).picks == (0,)
 
 
 def test_a_guess_of_a_number_is_right_within_a_margin(capsys):

@@ -130,6 +130,27 @@ def test_a_notebook_says_its_minutes_on_top_and_in_its_metadata(book):
     assert "goal" in top and "paper" in top and "minutes" in top
 
 
+def minutes_on_top(book):
+    """[reading, on a CPU, on a GPU, exercises] of the table on top of a chapter."""
+    row = next(line for line in book["cells"][0]["source"].splitlines()
+               if line.startswith("|") and "arxiv.org" in line)
+    columns = row.strip("|").split("|")[-4:]
+    return [int(re.search(r"\d+", column).group()) for column in columns]
+
+
+def test_the_minutes_of_a_chapter_are_the_same_everywhere(book):
+    reading, cpu, gpu, exercises = minutes_on_top(book)
+    facts, number = book["metadata"]["vldm"], book["path"].name[:2]
+    assert (facts["minutes_cpu"], facts["minutes_gpu"]) == (cpu, gpu)
+    first = json.loads((ROOT / "notebooks/00_start_here.ipynb").read_text(encoding="utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in first["cells"])
+    row = next(line for line in text.splitlines() if line.startswith(f"| {number} |"))
+    assert row.endswith(f"| {reading} / {cpu} / {exercises} |")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    row = next(line for line in readme if line.startswith(f"| [{number} "))
+    assert row.endswith(f"| {reading + cpu} |")
+
+
 def test_a_notebook_defines_no_class_that_the_package_has(book):
     ours = {
         node.name

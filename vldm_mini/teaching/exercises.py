@@ -135,22 +135,34 @@ class Guess:
         return f"{pick}: {self.options[pick]}" if self.options else f"{pick:.3g}"
 
 
-# question -> picks: a guess that is run again with another pick does not overwrite the first
-_KEPT: dict[str, tuple] = {}
+# beside the notebook: {question: picks}; a guess that is run again with another pick, also after a
+# restart of the kernel, does not overwrite the first
+GUESSES = Path("build/kept/guesses.json")
+
+
+def _kept_guesses() -> dict[str, list]:
+    """What the file holds; nothing if it is missing or damaged."""
+    try:
+        found = json.loads(GUESSES.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def guess(question: str, options: Sequence[str] = (), pick: Any = ...) -> Guess:
     """Predict before you look: replace `...` by the number of an option (0, 1, ...).
 
-    A question without options takes a number. Raises ValueError for a pick that is no option.
+    Guesses are kept in the file GUESSES beside the notebook. A question without options takes a
+    number. Raises ValueError for a pick that is no option.
     """
     attempted = pick is not ...
     if options and attempted and (not isinstance(pick, int) or not 0 <= pick < len(options)):
         raise ValueError(f"pick one of 0 to {len(options) - 1}; got {pick!r}")
-    picks = _KEPT.get(question, ())
+    kept = _kept_guesses()
+    picks = tuple(kept.get(question, ()))
     if attempted and (not picks or picks[-1] != pick):
         picks = (*picks, pick)
-        _KEPT[question] = picks
+        write_text(GUESSES, json.dumps(kept | {question: picks}, indent=1) + "\n")
     print(question)
     for i, option in enumerate(options):
         print(f"  {i}: {option}")
