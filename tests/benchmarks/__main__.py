@@ -127,7 +127,7 @@ def _processor() -> str:
 
 
 def keep(name: str, figures: dict) -> dict:
-    """Write results/NAME.json, whole or not at all, and the pages made of it; -> the figures."""
+    """Write results/NAME.json, whole or not at all, and the pages that show it; -> the figures."""
     from tests.benchmarks import results
     from vldm_mini.weights import write_text
     write_text(RESULTS / f"{name}.json", json.dumps(figures, indent=1) + "\n")

@@ -234,14 +234,14 @@ def run(names: list[str] | None = None, shots: Path | None = None) -> dict:
     files = notebooks.find(names or [])
     if shots:
         shots.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as player:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as tools:
         # the chapters find data/ and the package beside their folder
         work = Path(folder) / "notebooks"
         work.mkdir()
         for path in files:
             shutil.copy(path, work / path.name)
         with jupyterlab(work) as address:
-            browser = player.chromium.launch(executable_path=executable, args=list(FLAGS))
+            browser = tools.chromium.launch(executable_path=executable, args=list(FLAGS))
             for path in files:
                 rows[path.stem] = look(browser, address, path, shots)
                 print(f"{path.stem}: {rows[path.stem]}", file=sys.stderr, flush=True)

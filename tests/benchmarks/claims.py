@@ -79,7 +79,8 @@ BOUND = re.compile(r"\b(?:over|under|more than|less than|at most|at least|below|
 CHANGE = re.compile(
     r"\b(?:less(?! than \d)|lower|fewer|smaller|more(?! than \d)|higher|larger|greater|better|"
     r"worse|gain|loses?|lost|removes?|reduc\w+|sav\w+|drop\w*|fall\w*|rise\w*|ris\w+|grow\w*|"
-    r"shorter|longer|faster|slower|nearer|drift\w*|change\w*|decreas\w+|increas\w+|shrink\w*|quieter|"
+    r"shorter|longer|faster|slower|nearer|quieter|"
+    r"drift\w*|change\w*|decreas\w+|increas\w+|shrink\w*|"
     r"off|from)\b", re.IGNORECASE)
 SCALES = {"million": 1e6, "M": 1e6, "thousand": 1e3, "k": 1e3, "K": 1e3, "billion": 1e9}
 SCALE = re.compile(r"\s?(million|thousand|billion|M\b|k\b|K\b)")

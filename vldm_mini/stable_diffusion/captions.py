@@ -33,7 +33,7 @@ SIGNS = ('{who} signs "{sign}"', 'the sign "{sign}" in sign language', '{who} ma
          'a clip of the sign for "{sign}"', '{who} says "{sign}" in signs')
 ROADS = ("a road {light} with {cars}", "driving {light}, {cars}", "{cars} on a road {light}",
          "a street {light}, {cars} in sight", "a video of driving {light} with {cars}",
-         "a drive {light} with {cars}", "{cars} on the street {light}")
+         "a road trip {light} with {cars}", "{cars} on the street {light}")
 LIGHTS = (("by day", "in daylight"), ("at night", "in the dark"))
 HELD_OUT_WORDINGS = 2
 

@@ -2,7 +2,7 @@
 
 Paper: section 4.2. Frames of a clip are images of one batch for everything but the temporal
 layers. A Stable Diffusion pipeline that is asked for T images of a prompt therefore samples a video
-as soon as its U-Net knows that these T images are the frames of one clip, and that is all that
+as soon as its U-Net treats these T images as the frames of one clip, and that is all that
 `VideoPipeline` adds: schedulers, guidance, prompts, callbacks, offloading and adapters are those of
 diffusers. Chapter 10 walks through it.
 """
@@ -282,7 +282,7 @@ class VideoPipeline:
 def interpolated_prompts(pipe: Any, first: str, last: str, frames: int) -> Tensor:
     """The text of each frame, from one prompt to another -> prompt_embeds (1 t l d).
 
-    MINI: along the straight line between both embeddings (section 4.2 shows such videos).
+    MINI: linear interpolation of both embeddings (section 4.2 shows such videos).
     """
     encode: Callable = pipe.encode_prompt
     with torch.no_grad():
