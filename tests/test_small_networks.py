@@ -49,6 +49,7 @@ def test_the_loops_give_the_same_weights_for_the_same_seed():
 
 def test_only_temporal_layers_learn_from_clips():
     theta = tiny_unet(4)
+    torch.nn.init.normal_(theta.conv_out.weight)    # fresh ones end in zeros: no gradient
     before = {name: p.clone() for name, p in theta.state_dict().items()}
     model = VideoModel(theta, insert(theta))
     losses = small.fit_video(model, noise(4, 3, 4, 4, 8), steps=2, batch=2)
